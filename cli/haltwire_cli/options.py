@@ -1,0 +1,88 @@
+"""Options that several commands share, and the kinds of value they take."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from haltwire_cli.listen import Address
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+
+
+def duration(at_least: float = 0.0, at_most: float = float("inf")) -> Callable[[str], float]:
+    """A kind of value: a time span such as `250ms`, `2s` or `10m`, as seconds; a bare number is seconds."""
+
+    def convert(text: str) -> float:
+        match = _DURATION.fullmatch(text)
+        if not match:
+            raise click.BadParameter(f"{text!r} is no time span: write 250ms, 2s or 10m.")
+        seconds = float(match[1]) * _SECONDS[match[2]]
+        if not at_least <= seconds <= at_most:
+            raise click.BadParameter(f"{text} is not between {at_least:g}s and {at_most:g}s.")
+        return seconds
+
+    return convert
+
+
+def listen_address(text: str) -> Address:
+    """A kind of value: HOST:PORT."""
+    try:
+        return Address.parse(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from error
+
+
+def cidr(text: str) -> str:
+    """A kind of value: a range of addresses, as its canonical text."""
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{text!r} is no range of addresses, such as 10.2.0.0/16 or fd00:1::/32."
+        ) from error
+
+
+def default_data_dir() -> Path:
+    """Where `up` keeps its files when nothing is said."""
+    try:
+        import platformdirs
+    except ImportError:  # a machine with the [cli] extra alone, which talks to a server elsewhere
+        return Path.home() / ".local" / "share" / "haltwire"
+    return platformdirs.user_data_path("haltwire", appauthor=False)
+
+
+data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="HALTWIRE_DATA_DIR",
+    show_envvar=True,
+    default=default_data_dir,
+    show_default="the user's data directory",
+    help="Directory with the orders, the admin key and the CA.",
+)
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the server's JSON instead of a table."
+)
+
+
+def connection_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say which control server to ask, and with which key."""
+    command = data_dir_option(command)
+    command = click.option(
+        "--key-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="File with the key; otherwise HALTWIRE_API_KEY, otherwise the data directory's admin.key.",
+    )(command)
+    return click.option(
+        "--url",
+        envvar="HALTWIRE_URL",
+        show_envvar=True,
+        help="URL of the control server; otherwise the one that runs on the data directory.",
+    )(command)

@@ -1,0 +1,1 @@
+"""The decision plane: orders, tokens, keys, audit log, and who has applied what."""

@@ -1,0 +1,180 @@
+"""The control server as a process part: opens the data directory, serves, and closes everything again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from haltwire import __version__
+
+from haltwire_control.agents_api import AgentsApi
+from haltwire_control.api import Api
+from haltwire_control.calls import BODY_LIMIT, Gatekeeper, Route
+from haltwire_control.credentials import Credentials
+from haltwire_control.datadir import DATABASE, LEDGER, DataDirectory
+from haltwire_control.errors import ApiError, api_error
+from haltwire_control.events import EventsApi
+from haltwire_control.following import Following
+from haltwire_control.killing import Killing
+from haltwire_control.ledger_file import LedgerFile
+from haltwire_control.openapi import openapi
+from haltwire_control.public_api import PublicApi
+from haltwire_control.routes import route_table
+from haltwire_control.service import Service
+from haltwire_control.sqlite import SqliteStore
+
+log = logging.getLogger(__name__)
+SHUTDOWN_S = 0.5
+"Answers under way get this long; whoever wants the process gone waits for a second."
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ControlConfig:
+    """What a control server is told by whoever starts it."""
+
+    data_dir: str
+    listen_fd: int
+    "A bound and listening socket."
+    lease_ms: int = 1000
+    local_proxy_key: str = field(default="", repr=False)
+    "Random per start and only in memory: lets in the workers that were started with it."
+    proxy_url: str = ""
+    stop_fd: int = 0
+    "When this ends, the server stops."
+
+
+async def serve(config: ControlConfig, on_ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or the end of `stop_fd`."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def read() -> None:
+        if not os.read(config.stop_fd, 4096):
+            loop.remove_reader(config.stop_fd)
+            stop.set()
+
+    async with control_server(config):
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        loop.add_reader(config.stop_fd, read)
+        try:
+            on_ready()
+            await stop.wait()
+        finally:
+            loop.remove_reader(config.stop_fd)
+            loop.remove_signal_handler(signal.SIGTERM)
+
+
+@asynccontextmanager
+async def control_server(config: ControlConfig) -> AsyncIterator[Service]:
+    """A control server that serves while the context is open."""
+    async with AsyncExitStack() as stack:
+        directory = DataDirectory(config.data_dir)
+        stack.callback(directory.release)
+        store = SqliteStore(directory.private(DATABASE))
+        stack.push_async_callback(store.close)
+        ledger_file = LedgerFile(directory.private(LEDGER))
+        stack.push_async_callback(ledger_file.close)
+        service = Service(store, ledger_file.ledger, config.lease_ms)
+        service.start()
+        killing, credentials = Killing(service), Credentials(service)
+        await killing.start()
+        await credentials.ensure_admin(directory)
+        background = await stack.enter_async_context(asyncio.TaskGroup())
+        tasks = [
+            background.create_task(work, name=name)
+            for work, name in (
+                (service.run(), "housekeeping"),
+                (killing.follow(), "complete receipts"),
+                (ledger_file.follow(), "write the ledger"),
+            )
+        ]
+        public = PublicApi(service, Following(service, config.lease_ms), directory)
+        routes = route_table(
+            AgentsApi(service),
+            Api(service, killing, credentials, config.proxy_url),
+            EventsApi(service),
+            public,
+        )
+        public.document = openapi(routes, __version__)
+        app = application(routes, Gatekeeper(service, config.local_proxy_key))
+        runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, logger=_quiet
+        )
+        await runner.setup()
+        site = web.SockSite(runner, socket.socket(fileno=config.listen_fd))
+        await site.start()
+        try:
+            yield service
+        finally:
+            service.hub.drop_links("the control server stops")
+            await runner.cleanup()
+            for task in tasks:
+                task.cancel()
+
+
+def application(routes: list[Route], gatekeeper: Gatekeeper) -> web.Application:
+    """The routes as aiohttp serves them."""
+    app = web.Application(client_max_size=BODY_LIMIT, middlewares=[_answer_errors])
+    app.on_response_prepare.append(_secure)
+    for route in routes:
+        path = route.path.replace("{agent}", "{agent:.+}")
+        app.router.add_route(route.method, path, _handler(route, gatekeeper))
+    return app
+
+
+def _handler(
+    route: Route, gatekeeper: Gatekeeper
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await route.handler(await gatekeeper.admit(route, request))
+
+    return handle
+
+
+@web.middleware
+async def _answer_errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Exception as error:
+        known = api_error(error)
+        if known is not None:
+            return known.response()
+        log.exception("%s %s failed", request.method, request.path)
+        return ApiError(
+            500, "internal_error", "the control server failed; its log says how"
+        ).response()
+
+
+async def _secure(_request: web.Request, response: web.StreamResponse) -> None:
+    for name, value in SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
+class _QuietFilter(logging.Filter):
+    """aiohttp logs what it could not parse with the bytes themselves, which may hold a secret."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[0] if record.exc_info else None
+        if error is not None and error.__module__.startswith("aiohttp"):
+            record.msg, record.args = "a request was not HTTP: %s", (error.__name__,)
+            record.exc_info = record.exc_text = None
+            record.levelno, record.levelname = logging.INFO, "INFO"
+        return True
+
+
+_quiet = logging.getLogger("haltwire_control.http")
+_quiet.addFilter(_QuietFilter())

@@ -1,0 +1,157 @@
+"""One call of the API, from the request to who asks and what: authenticate, authorise, then read."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from haltwire_control.auth import Caller, caller_of, digest_of, may
+from haltwire_control.errors import ApiError
+from haltwire_control.service import Service
+
+BODY_LIMIT = 1024 * 1024
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="haltwire"'}
+
+
+@dataclass(slots=True)
+class Call:
+    """A call that may be made."""
+
+    request: web.Request
+    arrived: float
+    "On the monotonic clock."
+    caller: Caller | None
+    "None on open routes."
+    body: Any = None
+    "An instance of the route's body model."
+    query: Any = None
+    "An instance of the route's query model."
+
+    @property
+    def actor(self) -> Caller:
+        """Who calls; only on routes that ask."""
+        if self.caller is None:
+            raise LookupError("an open route has no caller")
+        return self.caller
+
+
+Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route, as it is served and as it is documented."""
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    action: str | None = None
+    "What the caller's role must allow; None lets everybody."
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    answer: type[BaseModel] | str | None = None
+    "The model of the answer, or its content type."
+    status: int = 200
+    errors: tuple[int, ...] = field(default=())
+
+
+class Gatekeeper:
+    """Turns requests into calls."""
+
+    def __init__(self, service: Service, local_proxy_key: str) -> None:
+        self._service = service
+        self._local_proxy_digest = digest_of(local_proxy_key) if local_proxy_key else ""
+
+    async def admit(self, route: Route, request: web.Request) -> Call:
+        """The call; ApiError when it may not be made or makes no sense."""
+        call = Call(request, time.monotonic(), None)
+        if route.action is not None:
+            call.caller = self._authenticate(request)
+            if not may(call.caller.role, route.action):
+                raise ApiError(
+                    403,
+                    "not_allowed",
+                    f"the role {call.caller.role} may not {route.action}: {request.method} {route.path}",
+                )
+        if route.query is not None:
+            call.query = _validate(route.query, _plain_query(request))
+        elif request.query_string:
+            raise ApiError(422, "invalid_field", "this route takes no query")
+        if route.body is not None:
+            call.body = _validate(route.body, await _document(request))
+        return call
+
+    def _authenticate(self, request: web.Request) -> Caller:
+        secret = _secret_of(request)
+        if not secret:
+            raise ApiError(
+                401,
+                "credentials_required",
+                "send Authorization: Bearer KEY, or x-api-key: KEY",
+                headers=CHALLENGE,
+            )
+        caller = caller_of(secret, self._service.state, self._local_proxy_digest)
+        if caller is None:
+            raise ApiError(
+                401,
+                "credentials_invalid",
+                "this key or token is not known, or was revoked",
+                headers=CHALLENGE,
+            )
+        return caller
+
+
+def _secret_of(request: web.Request) -> str:
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return secret.strip()
+    return request.headers.get("x-api-key", "").strip()
+
+
+def _plain_query(request: web.Request) -> dict[str, str]:
+    names = list(request.query)
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise ApiError(422, "invalid_field", f"{repeated[:64]}: given more than once")
+    return dict(request.query)
+
+
+async def _document(request: web.Request) -> Any:
+    raw = await request.read()
+    if not raw.strip():
+        return {}
+    try:
+        document = json.loads(raw, parse_constant=_no_constant)
+        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, "invalid_json", "the body is not JSON") from error
+    return document
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _validate(model: type[BaseModel], document: Any) -> BaseModel:
+    if not isinstance(document, dict):
+        raise ApiError(422, "invalid_field", "the body: an object is needed")
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part)[:64] for part in first["loc"][:4]) or "the body"
+        raise ApiError(422, "invalid_field", f"{where}: {_sentence(first)}") from error
+
+
+def _sentence(problem: Any) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "unknown field"
+    message: str = problem["msg"]
+    return message.removeprefix("Value error, ")

@@ -1,0 +1,71 @@
+"""The data directory: who owns it, who may read it, and its first key.
+
+One control server at a time: the lock is on an open file, so it ends with the process, however that ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from haltwire_control.store import StoreLockedError
+
+DATABASE, LEDGER, ADMIN_KEY, LOCK = "haltwire.db", "ledger.db", "admin.key", "control.lock"
+
+
+class DataDirectory:
+    """A data directory that this process holds until `release`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip()
+            os.close(self._lock)
+            raise StoreLockedError(
+                f"another haltwire (process {holder or 'unknown'}) runs on {self.path}: stop it, or choose another --data-dir"
+            ) from error
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def private(self, name: str) -> Path:
+        """The path of a file that only its owner can read, made when missing."""
+        path = self.path / name
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        path.chmod(0o600)
+        return path
+
+    def read_public(self, name: str) -> bytes | None:
+        """A file that anybody may have, such as our CA certificate; None when there is none."""
+        try:
+            return (self.path / "public" / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def read_admin_key(self) -> str | None:
+        """The text of admin.key, or None without that file."""
+        try:
+            return (self.path / ADMIN_KEY).read_text(encoding="ascii").strip()
+        except (FileNotFoundError, UnicodeDecodeError):
+            return None
+
+    def write_admin_key(self, secret: str) -> None:
+        """Write admin.key whole or not at all."""
+        fresh = self.path / f"{ADMIN_KEY}.new"
+        fresh.unlink(missing_ok=True)
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(secret + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(self.path / ADMIN_KEY)
+
+    def release(self) -> None:
+        """Let another control server have it. Idempotent."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1

@@ -1,0 +1,204 @@
+"""What has been seen of every instance: heartbeats, metadata, traffic. In memory, and a quarter second behind on disk.
+
+Nothing that stops an agent depends on it, so no volume of it can delay a kill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from haltwire.wire.messages import InstanceUsage
+from haltwire.wire.names import AgentRef
+
+from haltwire_control.health import DEFAULT_INTERVAL_S, Signs, is_live
+
+INSTANCES_PER_AGENT = 10_000
+"Live instances of one agent that heartbeats may name: a token not bound to an instance can invent any."
+KEPT_FOR = timedelta(days=7)
+"How long an instance without any sign stays in the ledger."
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Totals through one proxy process, or through all that have ended."""
+
+    requests: int = 0
+    refused: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    connections: int = 0
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(
+            self.requests + other.requests,
+            self.refused + other.refused,
+            self.bytes_up + other.bytes_up,
+            self.bytes_down + other.bytes_down,
+            self.connections + other.connections,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a heartbeat says."""
+
+    status: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    metrics: Mapping[str, float] | None = None
+    interval_s: float | None = None
+
+
+@dataclass(slots=True)
+class Instance:
+    """All that is known of one instance. Values are replaced, never changed in place."""
+
+    agent: AgentRef
+    instance: str
+    first_seen_at: datetime
+    heartbeat_at: datetime | None = None
+    interval_s: float = DEFAULT_INTERVAL_S
+    declared_status: str | None = None
+    finished_at: datetime | None = None
+    metadata: Mapping[str, Any] | None = None
+    metadata_at: datetime | None = None
+    metrics: Mapping[str, float] | None = None
+    seen_at_proxy: datetime | None = None
+    past: Traffic = field(default_factory=Traffic)
+    "Through proxies that have ended."
+    traffic: Mapping[str, Traffic] = field(default_factory=dict)
+    "By proxy process."
+
+    @property
+    def total(self) -> Traffic:
+        """Through all proxies."""
+        return sum(self.traffic.values(), self.past)
+
+    @property
+    def signs(self) -> Signs:
+        """What its status depends on."""
+        return Signs(
+            self.heartbeat_at,
+            self.interval_s,
+            self.finished_at,
+            self.seen_at_proxy,
+            self.total.connections,
+        )
+
+
+class TooManyInstancesError(Exception):
+    """A heartbeat names one more instance than an agent may have; the API answers 429."""
+
+
+class Ledger:
+    """Every instance by agent. What changed is kept apart until the file takes it."""
+
+    def __init__(self, instances: Iterable[Instance] = ()) -> None:
+        self._agents: dict[AgentRef, dict[str, Instance]] = {}
+        self._changed: dict[tuple[AgentRef, str], Instance] = {}
+        for instance in instances:
+            self._agents.setdefault(instance.agent, {})[instance.instance] = instance
+
+    @property
+    def agents(self) -> tuple[AgentRef, ...]:
+        """Every agent that has been seen, by name."""
+        return tuple(sorted(self._agents))
+
+    def instances(self, agent: AgentRef) -> tuple[Instance, ...]:
+        """The agent's instances, oldest first."""
+        found = self._agents.get(agent, {}).values()
+        return tuple(sorted(found, key=lambda i: (i.first_seen_at, i.instance)))
+
+    def __iter__(self) -> Iterator[Instance]:
+        for instances in self._agents.values():
+            yield from instances.values()
+
+    def beat(
+        self, agent: AgentRef, instance: str, beat: Beat, now: datetime
+    ) -> tuple[Instance, bool]:
+        """Note a heartbeat; the instance, and whether it was not known before."""
+        found, is_new = self._get(agent, instance, now, limited=True)
+        found.heartbeat_at = now
+        found.declared_status = beat.status
+        found.finished_at = now if beat.status == "finished" else None
+        # One that says nothing of its interval keeps the one it has declared.
+        found.interval_s = beat.interval_s or found.interval_s
+        if beat.metadata is not None:
+            found.metadata, found.metadata_at = beat.metadata, now
+        if beat.metrics is not None:
+            found.metrics = beat.metrics
+        return found, is_new
+
+    def use(
+        self, proxy: str, usages: Iterable[InstanceUsage], offset: timedelta, now: datetime
+    ) -> list[Instance]:
+        """Note a proxy's totals; the instances that were not known before."""
+        fresh = []
+        for usage in usages:
+            found, is_new = self._get(usage.agent, usage.instance, now)
+            if is_new:
+                found.first_seen_at = min(now, usage.first_seen_at + offset)
+                fresh.append(found)
+            # Its clock may be ahead of ours; nothing was seen in the future.
+            seen = min(now, usage.last_seen_at + offset)
+            if found.finished_at is not None and seen > found.finished_at and usage.connections:
+                found.finished_at = None  # it said goodbye and goes on
+            found.seen_at_proxy = max(seen, found.seen_at_proxy or seen)
+            totals = Traffic(
+                usage.requests, usage.refused, usage.bytes_up, usage.bytes_down, usage.connections
+            )
+            found.traffic = {**found.traffic, proxy: totals}
+        return fresh
+
+    def end_proxies(self, alive: Iterable[str]) -> None:
+        """Fold the totals of proxies that have ended; their connections are no more."""
+        keep = set(alive)
+        for instance in self:
+            ended = [t for proxy, t in instance.traffic.items() if proxy not in keep]
+            if ended:
+                past = sum(ended, instance.past)
+                instance.past = replace(past, connections=0)
+                instance.traffic = {p: t for p, t in instance.traffic.items() if p in keep}
+                self._changed[instance.agent, instance.instance] = instance
+
+    def take_changed(self) -> list[Instance]:
+        """Copies of what changed since the last call."""
+        changed = [replace(instance) for instance in self._changed.values()]
+        self._changed.clear()
+        return changed
+
+    def put_back(self, instances: Iterable[Instance]) -> None:
+        """The file did not take these; what has changed since then is newer."""
+        for old in instances:
+            found = self._agents.get(old.agent, {}).get(old.instance)
+            if found is not None:
+                self._changed[old.agent, old.instance] = found
+
+    def forget(self, now: datetime) -> None:
+        """Drop from memory what has shown no sign for a long time."""
+        for agent, instances in list(self._agents.items()):
+            for name, instance in list(instances.items()):
+                last = instance.signs.last_at or instance.first_seen_at
+                if not instance.total.connections and now - last > KEPT_FOR:
+                    del instances[name]
+            if not instances:
+                del self._agents[agent]
+
+    def _get(
+        self, agent: AgentRef, instance: str, now: datetime, *, limited: bool = False
+    ) -> tuple[Instance, bool]:
+        instances = self._agents.setdefault(agent, {})
+        found = instances.get(instance)
+        is_new = found is None
+        if found is None:
+            if limited and len(instances) >= INSTANCES_PER_AGENT:
+                live = sum(is_live(i.signs, now) for i in instances.values())
+                if live >= INSTANCES_PER_AGENT:
+                    raise TooManyInstancesError(
+                        f"{agent} has {live} live instances, which is as many as it may"
+                    )
+            found = instances[instance] = Instance(agent, instance, now)
+        self._changed[agent, instance] = found
+        return found, is_new

@@ -1,0 +1,194 @@
+"""The tables of haltwire.db, and state as rows of them and back.
+
+A migration that has been released is never changed; a new one is added below it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from haltwire.wire.codec import decode, encode, format_time, parse_time
+from haltwire.wire.orders import Kill
+from haltwire.wire.receipts import Receipt
+from sqlite_utils import Database, Migrations
+
+from haltwire_control.audit import EventRow
+from haltwire_control.state import (
+    Key,
+    Lifting,
+    Order,
+    ProxyRecord,
+    Record,
+    State,
+    StoredReceipt,
+    Token,
+)
+
+migrations = Migrations("haltwire")
+
+
+@migrations()
+def m001_first(db: Database) -> None:
+    """Orders, credentials, proxies, receipts and the audit log."""
+    db.table("meta").create({"name": str, "value": str}, pk="name")
+    db.table("orders").create(
+        {
+            "kill_id": str,
+            "selector": str,
+            "mode": str,
+            "reason": str,
+            "actor": str,
+            "actor_id": str,
+            "created_at": str,
+            "revision": int,
+            "changed_revision": int,
+            "expires_at": str,
+            "excepted": str,
+            "lifted_at": str,
+            "lifted_by": str,
+            "lifted_revision": int,
+            "lifted_reason": str,
+        },
+        pk="kill_id",
+    )
+    db.table("orders").create_index(["revision"])
+    db.table("receipts").create({"kill_id": str, "receipt": str}, pk="kill_id")
+    credential = {
+        "digest": str,
+        "created_at": str,
+        "created_by": str,
+        "revoked_at": str,
+        "revoked_by": str,
+    }
+    db.table("tokens").create(
+        {"token_id": str, "selector": str, "tls": str, **credential}, pk="token_id"
+    )
+    db.table("keys").create({"key_id": str, "name": str, "role": str, **credential}, pk="key_id")
+    for table in ("tokens", "keys"):
+        db.table(table).create_index(["digest"], unique=True)
+    db.table("proxies").create(
+        {
+            "proxy_id": str,
+            "host": str,
+            "boot_id": str,
+            "pid": int,
+            "pid_namespace": str,
+            "started_ticks": int,
+            "version": str,
+            "first_seen_at": str,
+            "gone_at": str,
+        },
+        pk="proxy_id",
+    )
+    db.table("events").create(
+        {
+            "seq": int,
+            "event_id": str,
+            "event_type": str,
+            "agent_uri": str,
+            "address": str,
+            "actor": str,
+            "actor_id": str,
+            "reason": str,
+            "details": str,
+            "created_at": str,
+            "hash": str,
+        },
+        pk="seq",
+    )
+    db.table("events").create_index(["event_id"], unique=True)
+
+
+EVENT_COLUMNS = ", ".join(field.name for field in fields(EventRow))
+INSERT_EVENT = (
+    f"INSERT INTO events ({EVENT_COLUMNS}) VALUES ({', '.join('?' for _ in fields(EventRow))})"  # noqa: S608 - our names
+)
+_TABLES: dict[type[Record], str] = {Token: "tokens", Key: "keys", ProxyRecord: "proxies"}
+_LIVE_ONLY = {"tokens": "revoked_at", "keys": "revoked_at", "proxies": "gone_at"}
+
+
+def write(connection: sqlite3.Connection, record: Record) -> None:
+    """Put the record in its table in place of what was known of it."""
+    if isinstance(record, StoredReceipt):
+        table, row = "receipts", _row_of_receipt(record)
+    elif isinstance(record, Order):
+        table, row = "orders", _row_of_order(record)
+    else:
+        table, row = _TABLES[type(record)], encode(record)
+    columns, places = ", ".join(row), ", ".join("?" for _ in row)
+    connection.execute(
+        f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({places})",  # noqa: S608 - our names
+        tuple(row.values()),
+    )
+
+
+def event_values(row: EventRow) -> tuple[Any, ...]:
+    """The row as the values of EVENT_COLUMNS."""
+    return tuple(getattr(row, field.name) for field in fields(EventRow))
+
+
+def order_of(row: sqlite3.Row) -> Order:
+    """The order that a row of `orders` holds."""
+    document = dict(row) | {"excepted": json.loads(row["excepted"])}
+    lifted = None
+    if row["lifted_at"] is not None:
+        lifted = Lifting(
+            row["lifted_revision"],
+            parse_time(row["lifted_at"]),
+            row["lifted_by"],
+            row["lifted_reason"],
+        )
+    return Order(decode(Kill, document), row["actor_id"], row["changed_revision"], lifted)
+
+
+def receipt_of(text: str | None) -> Receipt | None:
+    """The receipt that a row of `receipts` holds."""
+    return None if text is None else decode(Receipt, json.loads(text))
+
+
+def load_state(connection: sqlite3.Connection, lifted_remembered: int) -> State:
+    """The state as it was left."""
+    meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+    in_force = connection.execute("SELECT * FROM orders WHERE lifted_at IS NULL ORDER BY revision")
+    lifted = connection.execute(
+        "SELECT * FROM orders WHERE lifted_at IS NOT NULL ORDER BY lifted_revision DESC LIMIT ?",
+        (lifted_remembered,),
+    )
+    return State(
+        meta["epoch"],
+        int(meta["revision"]),
+        tuple(map(order_of, in_force)),
+        tuple(map(order_of, lifted))[::-1],
+        {token.digest: token for token in _live(connection, Token)},
+        {key.digest: key for key in _live(connection, Key)},
+        {proxy.proxy_id: proxy for proxy in _live(connection, ProxyRecord)},
+    )
+
+
+def _live(connection: sqlite3.Connection, cls: type[Any]) -> Iterable[Any]:
+    table = _TABLES[cls]
+    rows = connection.execute(f"SELECT * FROM {table} WHERE {_LIVE_ONLY[table]} IS NULL")  # noqa: S608 - our names
+    return [decode(cls, dict(row)) for row in rows]
+
+
+def _row_of_receipt(record: StoredReceipt) -> dict[str, Any]:
+    text = json.dumps(encode(record.receipt), separators=(",", ":"))
+    return {"kill_id": record.receipt.kill_id, "receipt": text}
+
+
+def _row_of_order(order: Order) -> dict[str, Any]:
+    row: dict[str, Any] = encode(order.kill)
+    row["excepted"] = json.dumps(row["excepted"])
+    lifted = order.lifted
+    return row | {
+        "actor_id": order.actor_id,
+        "changed_revision": order.changed_revision,
+        "lifted_at": format_time(lifted.at) if lifted else None,
+        "lifted_by": lifted.actor if lifted else None,
+        "lifted_revision": lifted.revision if lifted else None,
+        "lifted_reason": lifted.reason if lifted else None,
+    }

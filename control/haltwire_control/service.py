@@ -1,0 +1,128 @@
+"""The control server at work: the state in force, and the way from a commit to everybody who must hear of it.
+
+It is the store's listener: in commit order, state is swapped and the delta pushed to every proxy in
+one call, before whoever asked for the change hears that it is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from dataclasses import replace
+from datetime import datetime, timezone
+from functools import partial
+from typing import Any
+
+from haltwire_control import access
+from haltwire_control.bell import Bell
+from haltwire_control.hub import Hub, Peer
+from haltwire_control.ledger import Ledger
+from haltwire_control.mismatches import Mismatches
+from haltwire_control.presence import this_machine
+from haltwire_control.state import Change, NewEvent, ProxyRecord, State
+from haltwire_control.store import Store, StoreError
+
+log = logging.getLogger(__name__)
+HOUSEKEEPING_S = 1.0
+APPLY_WITHIN_S = 2.0
+"How long the creation of a token waits for connected proxies to know it."
+
+
+def now() -> datetime:
+    """The wall clock."""
+    return datetime.now(timezone.utc)
+
+
+class Service:
+    """What the use cases share."""
+
+    def __init__(self, store: Store, ledger: Ledger, lease_ms: int) -> None:
+        self.store = store
+        self.ledger = ledger
+        self.hub = Hub(this_machine(), lease_ms, now, time.monotonic)
+        self.mismatches = Mismatches()
+        self.events = Bell()
+        "Rings when there is a new event."
+        self.state = State("")
+        self._tasks = asyncio.TaskGroup()
+        self._ending: set[Peer] = set()
+
+    async def run(self) -> None:
+        """Do what nobody waits for, until cancelled. Everything spawned ends with it."""
+        async with self._tasks:
+            while True:
+                await asyncio.sleep(HOUSEKEEPING_S)
+                self.sweep()
+                self.note(*self.mismatches.due(now()))
+
+    def start(self) -> None:
+        """Take over the state as it was left."""
+        self.state = self.store.start(self)
+        for record in self.state.proxies.values():
+            self.hub.note(record)
+        self.ledger.end_proxies(peer.usage_key for peer in self.hub.peers)
+
+    def committed(self, change: Change[Any], durable: bool) -> None:
+        """A change holds: swap, push, tell."""
+        self.state = change.state
+        if change.delta is not None:
+            self.hub.publish(change.delta)
+            if not durable:
+                log.error("revision %d holds, but is not stored", change.delta.revision)
+        for record in change.put:
+            if isinstance(record, ProxyRecord):
+                self.hub.note(record)
+        if change.events:
+            self.events.ring()
+
+    def stored(self, kill_ids: frozenset[str]) -> None:
+        """Volatile orders are on disk now."""
+        self.state = replace(self.state, volatile=self.state.volatile - kill_ids)
+        self.hub.progress.ring()
+
+    def spawn(self, work: Coroutine[Any, Any, object], name: str) -> None:
+        """Have something done that nobody waits for; it is logged when it fails."""
+        self._tasks.create_task(_logged(work, name), name=name)
+
+    def note(self, *events: NewEvent) -> None:
+        """Have events written that change nothing."""
+        if events:
+            self.spawn(self.write(*events), "write events")
+
+    async def write(self, *events: NewEvent) -> None:
+        """Write events that change nothing."""
+        await self.store.commit(lambda state: Change(state, None, events=events))
+
+    def sweep(self) -> None:
+        """Look which disconnected proxies have ended, and have that stored."""
+        for peer in self.hub.ended():
+            if peer not in self._ending:
+                self._ending.add(peer)
+                self.spawn(self.end(peer), "note the end of a proxy")
+
+    async def applied(self, revision: int) -> None:
+        """Wait, within reason, until every connected proxy has applied the revision."""
+        deadline = time.monotonic() + APPLY_WITHIN_S
+        while any(p.outlet and p.applied_revision < revision for p in self.hub.peers):
+            left = deadline - time.monotonic()
+            if left <= 0 or not await self.hub.progress.wait(left):
+                return
+
+    async def end(self, peer: Peer) -> None:
+        """Have the seen end of a proxy stored."""
+        try:
+            await self.store.commit(partial(access.end_proxy, proxy=peer.record, now=now()))
+            self.ledger.end_proxies(p.usage_key for p in self.hub.peers)
+        finally:
+            self._ending.discard(peer)
+
+
+async def _logged(work: Coroutine[Any, Any, object], name: str) -> None:
+    try:
+        await work
+    except StoreError as error:
+        log.error("%s: %s", name, error)
+    except Exception:
+        log.exception("%s failed", name)

@@ -1,0 +1,279 @@
+"""The store in one SQLite file, written by one thread.
+
+The guarantees, in this order: a step sees the latest state; its rows, its events and the revision are
+one transaction (BEGIN IMMEDIATE, WAL, synchronous=FULL); the listener hears of it after the commit and
+in commit order. Urgent steps have their own transaction and go first; others share one (group commit).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+
+from haltwire_control import schema
+from haltwire_control.audit import GENESIS, Head, row_of
+from haltwire_control.auth import new_id
+from haltwire_control.kills import LIFTED_REMEMBERED
+from haltwire_control.sqlite_reads import SqliteReader, connect
+from haltwire_control.state import Change, Order, State
+from haltwire_control.store import Committed, Listener, Step, StoreError
+
+log = logging.getLogger(__name__)
+
+GROUP = 100
+"Steps in one transaction at most: it then stays far below the 10 ms that a kill may have to wait for it."
+RETRY_S = 0.25
+"How often orders that could not be stored are tried again."
+
+
+@dataclass(slots=True)
+class _Job:
+    step: Step[Any]
+    fallback: Step[Any] | None
+    future: asyncio.Future[Any]
+    error: Exception | None = None
+    committed: Committed[Any] | None = None
+
+
+@dataclass(slots=True)
+class _Writing:
+    """What only the writer thread touches."""
+
+    state: State
+    head: Head
+    unwritten: list[Change[Any]] = field(default_factory=list)
+    "Changes that hold in memory and that the file has not taken yet, oldest first."
+
+
+class SqliteStore(SqliteReader):
+    """Implements haltwire_control.store.Store."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._connection = connect(path)
+        try:
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            schema.migrations.apply(Database(self._connection, execute_plugins=False))
+            self._writing = self._load()
+        except BaseException:
+            self._connection.close()
+            self.close_readers()
+            raise
+        self._wake = threading.Condition()
+        self._urgent: deque[_Job] = deque()
+        self._ordinary: deque[_Job] = deque()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._listener: Listener | None = None
+
+    def start(self, listener: Listener) -> State:
+        """Begin to take changes; the state as it was left."""
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        self._thread.start()
+        return self._writing.state
+
+    async def commit[T](
+        self, step: Step[T], *, fallback: Step[T] | None = None, urgent: bool = False
+    ) -> Committed[T]:
+        """Decide and store; see Store.commit."""
+        future: asyncio.Future[Committed[T]] = asyncio.get_running_loop().create_future()
+        with self._wake:
+            if self._closing:
+                raise StoreError("the store is closed")
+            (self._urgent if urgent else self._ordinary).append(_Job(step, fallback, future))
+            self._wake.notify()
+        return await future
+
+    async def probe(self) -> None:
+        """Try a write that changes nothing."""
+        await self.commit(lambda state: Change(state, None))
+
+    async def close(self) -> None:
+        """Finish what is queued and let go of the file."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread.ident is not None:
+            await asyncio.to_thread(self._thread.join)
+        self.close_readers()
+        self._connection.close()
+
+    # What follows runs in the writer thread.
+
+    def _run(self) -> None:
+        while True:
+            jobs = self._take()
+            if jobs is None:
+                return
+            try:
+                self._work(jobs)
+            except Exception as error:
+                # Without this thread nothing could ever be stored again.
+                log.exception("the store's writer failed")
+                for job in jobs:
+                    job.error = job.error or error
+            self._deliver(jobs)
+
+    def _take(self) -> list[_Job] | None:
+        with self._wake:
+            while not (self._urgent or self._ordinary):
+                if self._closing:
+                    return None
+                if not self._wake.wait(RETRY_S if self._writing.unwritten else None):
+                    return []
+            if self._urgent:
+                jobs = list(self._urgent)
+                self._urgent.clear()
+                return jobs
+            return [self._ordinary.popleft() for _ in range(min(GROUP, len(self._ordinary)))]
+
+    def _work(self, jobs: list[_Job]) -> None:
+        """Decide and write the jobs together; each alone when together fails."""
+        state = self._writing.state
+        for job in jobs:
+            try:
+                change = job.step(state)
+            except Exception as error:
+                # The step's own refusal, or its bug: it belongs to whoever asked.
+                job.error = error
+                continue
+            state, job.committed = change.state, Committed(change, True)
+        deciding = [job for job in jobs if job.committed]
+        changes = [job.committed.change for job in deciding if job.committed]
+        try:
+            head = self._transaction([*self._writing.unwritten, *changes])
+        except Exception as error:
+            for job in deciding:
+                job.committed = None
+            if len(deciding) > 1:
+                for job in deciding:
+                    self._work([job])
+            elif deciding:
+                self._fall_back(deciding[0], error)
+            return
+        stored = self._writing.state.volatile
+        self._writing = _Writing(_all_stored(state), head)
+        for job in deciding:
+            if job.committed:
+                change = job.committed.change
+                job.committed = Committed(replace(change, state=_all_stored(change.state)), True)
+        if stored:
+            log.warning("stored at last: %s", ", ".join(sorted(stored)))
+            self._tell_loop(partial(self._hear_stored, stored))
+
+    def _fall_back(self, job: _Job, error: Exception) -> None:
+        if not isinstance(error, (sqlite3.Error, OSError)):
+            job.error = error
+            return
+        log.error("the store takes no change: %s", error)
+        if job.fallback is None:
+            job.error = StoreError("the store could not take it: nothing was changed")
+            return
+        try:
+            change = job.fallback(self._writing.state)
+        except Exception as refused:
+            job.error = refused
+            return
+        issued = {record.kill.kill_id for record in change.put if isinstance(record, Order)}
+        in_force = {order.kill.kill_id for order in change.state.orders}
+        state = replace(change.state, volatile=change.state.volatile | (issued & in_force))
+        change = replace(change, state=state)
+        job.committed = Committed(change, False)
+        self._writing.state = state
+        self._writing.unwritten.append(change)
+
+    def _transaction(self, changes: list[Change[Any]]) -> Head:
+        """Write the changes; the new head of the audit chain."""
+        connection = self._connection
+        head = self._writing.head
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for change in changes:
+                for record in change.put:
+                    schema.write(connection, record)
+                for event in change.events:
+                    row = row_of(event, head.events + 1, new_id("E"), head.hash)
+                    connection.execute(schema.INSERT_EVENT, schema.event_values(row))
+                    head = Head(row.seq, row.hash)
+            if changes:
+                state = changes[-1].state
+                _write_meta(
+                    connection,
+                    epoch=state.epoch,
+                    revision=state.revision,
+                    events=head.events,
+                    head_hash=head.hash,
+                )
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return head
+
+    def _deliver(self, jobs: list[_Job]) -> None:
+        def deliver() -> None:
+            for job in jobs:
+                if job.committed:
+                    self._hear(job.committed)
+                if job.future.done():
+                    continue
+                if job.committed:
+                    job.future.set_result(job.committed)
+                else:
+                    job.future.set_exception(job.error or StoreError("the store is closed"))
+
+        if jobs:
+            self._tell_loop(deliver)
+
+    def _hear(self, committed: Committed[Any]) -> None:
+        try:
+            if self._listener is not None:
+                self._listener.committed(committed.change, committed.durable)
+        except Exception:
+            log.exception("a committed change could not be announced")
+
+    def _hear_stored(self, kill_ids: frozenset[str]) -> None:
+        if self._listener is not None:
+            self._listener.stored(kill_ids)
+
+    def _tell_loop(self, callback: Callable[[], object]) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback)
+
+    def _load(self) -> _Writing:
+        meta = dict(self._connection.execute("SELECT name, value FROM meta").fetchall())
+        if "epoch" not in meta:
+            self._connection.execute("BEGIN IMMEDIATE")
+            _write_meta(
+                self._connection, epoch=os.urandom(8).hex(), revision=0, events=0, head_hash=GENESIS
+            )
+            self._connection.execute("COMMIT")
+            return self._load()
+        state = schema.load_state(self._connection, LIFTED_REMEMBERED)
+        return _Writing(state, Head(int(meta["events"]), meta["head_hash"]))
+
+
+def _all_stored(state: State) -> State:
+    return replace(state, volatile=frozenset()) if state.volatile else state
+
+
+def _write_meta(connection: sqlite3.Connection, **values: object) -> None:
+    connection.executemany(
+        "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)",
+        [(name, str(value)) for name, value in values.items()],
+    )

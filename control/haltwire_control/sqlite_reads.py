@@ -1,0 +1,99 @@
+"""Questions to the SQLite store, answered in threads of their own, so that no reader delays a write.
+
+Each question has its own connection and sees one state of the file, however long it takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from haltwire_control import schema
+from haltwire_control.audit import EventRow, Head, Verification, Verifier
+from haltwire_control.store import StoredKill, StoreError
+
+_VERIFY_PAGE = 1000
+
+
+class SqliteReader:
+    """The reading half of haltwire_control.store.Store."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._threads = ThreadPoolExecutor(3, "store-reader")
+
+    async def events_after(self, seq: int, limit: int) -> list[EventRow]:
+        """Events with a higher seq, oldest first."""
+        return await self._events("WHERE seq > ? ORDER BY seq LIMIT ?", (seq, limit))
+
+    async def events_before(self, seq: int | None, limit: int) -> list[EventRow]:
+        """The latest events, or those with a lower seq; newest first."""
+        if seq is None:
+            return await self._events("ORDER BY seq DESC LIMIT ?", (limit,))
+        return await self._events("WHERE seq < ? ORDER BY seq DESC LIMIT ?", (seq, limit))
+
+    async def verify(self) -> Verification:
+        """Recompute the audit chain over the stored rows."""
+        return await self._read(_verify)
+
+    async def kill(self, kill_id: str) -> StoredKill | None:
+        """One order, in force or lifted."""
+        found = await self._kills("WHERE kill_id = ?", (kill_id,))
+        return found[0] if found else None
+
+    async def kills(self, lifted: bool, limit: int) -> list[StoredKill]:
+        """Orders in force, or all of them, newest first."""
+        where = "" if lifted else "WHERE lifted_at IS NULL"
+        return await self._kills(f"{where} ORDER BY revision DESC LIMIT ?", (limit,))
+
+    def close_readers(self) -> None:
+        """End the threads."""
+        self._threads.shutdown()
+
+    async def _read[T](self, query: Callable[[sqlite3.Connection], T]) -> T:
+        def run() -> T:
+            with closing(connect(self._path)) as connection:
+                connection.execute("PRAGMA query_only=1")
+                return query(connection)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, run)
+        except sqlite3.Error as error:
+            raise StoreError(f"the store cannot be read: {error}") from error
+
+    async def _events(self, tail: str, values: tuple[Any, ...]) -> list[EventRow]:
+        query = f"SELECT {schema.EVENT_COLUMNS} FROM events {tail}"  # noqa: S608 - our text
+        return await self._read(lambda c: _event_rows(c.execute(query, values)))
+
+    async def _kills(self, tail: str, values: tuple[Any, ...]) -> list[StoredKill]:
+        query = f"SELECT orders.*, receipt FROM orders LEFT JOIN receipts USING (kill_id) {tail}"  # noqa: S608 - our text
+        rows = await self._read(lambda c: c.execute(query, values).fetchall())
+        return [StoredKill(schema.order_of(r), schema.receipt_of(r["receipt"])) for r in rows]
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection whose transactions are ours to begin and end."""
+    # Only a foreign program can hold the file's lock; a kill does not wait for one, it goes volatile.
+    connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=0.5)
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _event_rows(rows: Iterable[sqlite3.Row]) -> list[EventRow]:
+    return [EventRow(*row) for row in rows]
+
+
+def _verify(connection: sqlite3.Connection) -> Verification:
+    connection.execute("BEGIN")  # one view of rows and head, whatever is written meanwhile
+    verifier, last = Verifier(), -1
+    query = f"SELECT {schema.EVENT_COLUMNS} FROM events WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 - our text
+    while rows := _event_rows(connection.execute(query, (last, _VERIFY_PAGE))):
+        verifier.add(rows)
+        last = rows[-1].seq
+    meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+    return verifier.finish(Head(int(meta["events"]), meta["head_hash"]))

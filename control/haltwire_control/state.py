@@ -1,0 +1,171 @@
+"""What the control server must never lose, as one immutable value, and what a change of it looks like.
+
+A store holds one State. A step is a pure function from it to a Change; the store makes the change
+durable and only then is it true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from haltwire.wire.messages import Delta, TokenRule
+from haltwire.wire.orders import Kill
+from haltwire.wire.receipts import Receipt
+from haltwire.wire.selectors import Selector
+
+
+class NotThereError(Exception):
+    """A step did not find what it was told to change; the API answers 404."""
+
+
+class ConflictError(Exception):
+    """A step would break a rule that holds over the whole state; the API answers 409."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lifting:
+    """The end of an order."""
+
+    revision: int
+    at: datetime
+    actor: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A kill with what only the control server has to know of it."""
+
+    kill: Kill
+    actor_id: str | None
+    changed_revision: int
+    "The revision that issued, strengthened or carved it last: proxies must have acknowledged that one."
+    lifted: Lifting | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An agent's secret, known by its digest alone."""
+
+    token_id: str
+    digest: str
+    selector: Selector
+    tls: str | None
+    created_at: datetime
+    created_by: str
+    revoked_at: datetime | None = None
+    revoked_by: str | None = None
+
+    @property
+    def rule(self) -> TokenRule:
+        """What proxies are told of it."""
+        return TokenRule(self.token_id, self.digest, self.selector, self.tls)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An operator's or a proxy's secret, known by its digest alone."""
+
+    key_id: str
+    digest: str
+    name: str
+    role: str
+    created_at: datetime
+    created_by: str
+    revoked_at: datetime | None = None
+    revoked_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyRecord:
+    """A proxy worker that may be passing traffic: it was, or is about to be, given a snapshot."""
+
+    proxy_id: str
+    host: str
+    boot_id: str
+    pid: int
+    pid_namespace: str
+    started_ticks: int
+    version: str
+    first_seen_at: datetime
+    gone_at: datetime | None = None
+
+    @property
+    def process(self) -> tuple[str, str, int, int]:
+        """What tells this process from every other one."""
+        return self.boot_id, self.pid_namespace, self.pid, self.started_ticks
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReceipt:
+    """The latest receipt of a kill."""
+
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who asks for a change."""
+
+    name: str
+    "`key:<name>`, `agent:<uri>` or `system:<part>`."
+    actor_id: str | None = None
+
+
+SYSTEM = Actor("system:control")
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """Something that happened, before it has its place in the audit chain."""
+
+    event_type: str
+    at: datetime
+    actor: Actor
+    selector: Selector | None = None
+    "Whom it is about."
+    reason: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Orders, credentials and proxies as of one revision."""
+
+    epoch: str
+    revision: int = 0
+    orders: tuple[Order, ...] = ()
+    "In force, oldest first."
+    lifted: tuple[Order, ...] = ()
+    "The latest orders that are no longer in force, oldest first."
+    tokens: Mapping[str, Token] = field(default_factory=dict)
+    "Live tokens by digest."
+    keys: Mapping[str, Key] = field(default_factory=dict)
+    "Live keys by digest."
+    proxies: Mapping[str, ProxyRecord] = field(default_factory=dict)
+    "Proxies not seen to end, by id."
+    volatile: frozenset[str] = frozenset()
+    "Ids of orders in force that the store has not taken yet."
+
+    @property
+    def kills(self) -> tuple[Kill, ...]:
+        """The orders in force as proxies know them."""
+        return tuple(order.kill for order in self.orders)
+
+
+Record = Order | Token | Key | ProxyRecord | StoredReceipt
+
+
+@dataclass(frozen=True, slots=True)
+class Change[T]:
+    """What a step makes of a state: the new one, the rows to write, the events, the delta, its outcome."""
+
+    state: State
+    outcome: T
+    put: tuple[Record, ...] = ()
+    events: tuple[NewEvent, ...] = ()
+    delta: Delta | None = None
+    "None when the revision stays."

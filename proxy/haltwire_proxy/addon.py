@@ -1,0 +1,210 @@
+"""The addon: mitmproxy's hooks, in the order in which they fire, and nothing else of mitmproxy's.
+
+Every hook refuses when it fails. What it decides with is `Enforcer.decide`; whose connection it is
+was settled at the door and hangs on the client connection.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+
+from haltwire.wire.refusals import Refusal
+from mitmproxy import http
+
+from haltwire_proxy.agent_api import HOST, AgentApi
+from haltwire_proxy.connections import Connection, Exchange, Side
+from haltwire_proxy.destinations import parse_authority
+from haltwire_proxy.enforcer import Enforcer, failed
+from haltwire_proxy.identity import agrees, is_ours
+
+log = logging.getLogger(__name__)
+_REFUSAL = "haltwire.refusal"
+_EXCHANGE = "haltwire.exchange"
+_AGENT_API = "haltwire.agent_api"
+
+
+def refusal_of(flow: http.HTTPFlow) -> Refusal | None:
+    """Why the flow is refused, or None."""
+    refusal = flow.metadata.get(_REFUSAL)
+    return refusal if isinstance(refusal, Refusal) else None
+
+
+def refusal_response(refusal: Refusal, *, body: bool = True) -> http.Response:
+    """A refusal as mitmproxy's response."""
+    headers = http.Headers([(n.encode(), v.encode()) for n, v in refusal.headers()])
+    response = http.Response.make(refusal.status, refusal.body() if body else b"", headers)
+    response.reason = refusal.reason_phrase
+    return response
+
+
+class Addon:
+    """What happens to each request on an inspected connection."""
+
+    def __init__(self, enforcer: Enforcer, agent_api: AgentApi) -> None:
+        self._enforcer = enforcer
+        self._agent_api = agent_api
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """A request head has been read; nothing has gone upstream. Setting a refusal ends it here."""
+        try:
+            refusal = self._judge(flow)
+        except Exception:
+            log.exception("the hook requestheaders failed")
+            refusal = failed()
+        owned = _owner(flow)
+        if refusal is not None:
+            owned.tally.refused += 1
+            self._enforcer.tallies.touch(owned.tally)
+            flow.metadata[_REFUSAL] = refusal
+            return
+        if _AGENT_API in flow.metadata:
+            return
+        owned.tally.requests += 1
+        self._enforcer.tallies.touch(owned.tally)
+        exchange = Exchange(
+            method=flow.request.method,
+            host=flow.request.host,
+            path=flow.request.path.partition("?")[0].partition("#")[0],
+            started_at=self._enforcer.now(),
+        )
+        owned.exchanges.append(exchange)
+        flow.metadata[_EXCHANGE] = exchange
+        flow.request.stream = _counting(exchange, "bytes_up")
+
+    def request(self, flow: http.HTTPFlow) -> Coroutine[None, None, None] | None:
+        """The whole request has been read. What is returned is awaited before it goes on."""
+        if _AGENT_API in flow.metadata:
+            return self._call(flow)
+        exchange = flow.metadata.get(_EXCHANGE)
+        if exchange is not None:
+            exchange.request_complete = True
+        return None
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        """A response head has been read: pass the body on as it comes."""
+        exchange = flow.metadata.get(_EXCHANGE)
+        if exchange is not None and flow.response is not None:
+            flow.response.stream = _counting(exchange, "bytes_down")
+            flow.response.headers.pop("alt-svc", None)  # HTTP/3 would go around us
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        """The whole response has been passed on."""
+        exchange = flow.metadata.get(_EXCHANGE)
+        if exchange is not None and flow.websocket is None and _not_switching(flow):
+            owned = _owner(flow)
+            _remove(owned, exchange)
+            owned.tally.complete(self._enforcer.now())
+            self._enforcer.tallies.touch(owned.tally)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        """The request will get no whole response."""
+        exchange = flow.metadata.get(_EXCHANGE)
+        if exchange is not None:
+            _remove(_owner(flow), exchange)
+
+    def http_connect(self, flow: http.HTTPFlow) -> None:
+        """A CONNECT inside a connection that is already someone's: never opened."""
+        refusal = Refusal("malformed_request", "A CONNECT inside this connection is not possible.")
+        flow.response = refusal_response(refusal)
+        flow.response.headers["Connection"] = "close"
+
+    def websocket_message(self, flow: http.HTTPFlow) -> None:
+        """A message has been read and is passed on; mitmproxy would keep it for ever."""
+        if flow.websocket is not None:
+            flow.websocket.messages.clear()
+
+    def websocket_end(self, flow: http.HTTPFlow) -> None:
+        """The WebSocket has been closed."""
+        exchange = flow.metadata.get(_EXCHANGE)
+        if exchange is not None:
+            _remove(_owner(flow), exchange)
+
+    def _judge(self, flow: http.HTTPFlow) -> Refusal | None:
+        owned, request = _owner(flow), flow.request
+        tokens = self._enforcer.tokens
+        if tokens is None or owned.severed:
+            return failed()
+        fields = request.headers.fields
+        refusal = _malformed(request) or agrees(
+            fields,
+            owned.identity,
+            tokens,
+            flow.client_conn.peername[0],
+            credentials_required=owned.kind == "plain",
+        )
+        if refusal is None and owned.kind == "plain" and (request.host, request.port) == (HOST, 80):
+            flow.metadata[_AGENT_API] = True
+            return None
+        refusal = refusal or self._enforcer.decide(owned.identity) or _another_host(request)
+        request.headers.fields = tuple(field for field in fields if not is_ours(field[0]))
+        return refusal
+
+    async def _call(self, flow: http.HTTPFlow) -> None:
+        request = flow.request
+        answer = await self._agent_api.answer(
+            _owner(flow).identity, request.method, request.path, request.raw_content or b""
+        )
+        fields = {"Content-Type": answer.content_type, "Cache-Control": "no-store"}
+        flow.response = http.Response.make(answer.status, answer.body, fields)
+
+
+def attach(flow: http.HTTPFlow, side: Side) -> None:
+    """Note over which upstream socket the flow's request is about to go."""
+    exchange = flow.metadata.get(_EXCHANGE)
+    if exchange is not None and exchange.upstream is None:
+        exchange.upstream = side
+        exchange.upstream_start = side.written
+
+
+def _owner(flow: http.HTTPFlow) -> Connection:
+    owned = getattr(flow.client_conn, "owned", None)
+    if not isinstance(owned, Connection):
+        raise TypeError("a flow without an owner")
+    return owned
+
+
+def _malformed(request: http.Request) -> Refusal | None:
+    texts: Iterable[bytes] = (
+        request.data.method,
+        request.data.path,
+        request.data.authority,
+        *(part for field in request.headers.fields for part in field),
+    )
+    for text in texts:
+        if any((byte < 0x20 and byte != 0x09) or byte == 0x7F for byte in text):
+            return Refusal("malformed_request", "A control character in the request head.")
+    return None
+
+
+def _another_host(request: http.Request) -> Refusal | None:
+    if request.scheme not in ("http", "https"):
+        return Refusal("malformed_request", "Only http and https requests can be read here.")
+    named = request.headers.get_all("host") or ([request.authority] if request.authority else [])
+    for text in named:
+        try:
+            host, _ = parse_authority(text, request.port)
+        except ValueError:
+            return Refusal("authority_mismatch", "The Host header is no host.")
+        if host != parse_authority(request.host, request.port)[0]:
+            return Refusal(
+                "authority_mismatch", "The Host header names another host than the request."
+            )
+    return None
+
+
+def _counting(exchange: Exchange, name: str) -> Callable[[bytes], bytes]:
+    def count(data: bytes) -> bytes:
+        setattr(exchange, name, getattr(exchange, name) + len(data))
+        return data
+
+    return count
+
+
+def _remove(owned: Connection, exchange: Exchange) -> None:
+    if exchange in owned.exchanges:
+        owned.exchanges.remove(exchange)
+
+
+def _not_switching(flow: http.HTTPFlow) -> bool:
+    return flow.response is None or flow.response.status_code != 101

@@ -1,0 +1,324 @@
+"""Where agents may go: the table of denied ranges, strict authorities, and the one place that dials.
+
+A name is resolved once, its whole answer set is judged, and what was judged is what gets dialled:
+no spelling of an address (127.1, 0x7f.1, a name that changes its mind) can get past the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import re
+import socket
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+
+from haltwire.wire.names import AgentRef
+from haltwire.wire.refusals import Refusal
+
+from haltwire_proxy import sever
+from haltwire_proxy.lookups import Lookups, Resolve, SocketAddress
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+_Found = tuple[Address, int, SocketAddress]
+
+LOOKUP_S = 5.0
+CONNECT_S = 10.0
+# Linux doubles the value and counts its own overhead within it.
+_SEND_BUFFER = sever.UPSTREAM_SEND_BUFFER // (2 if sys.platform == "linux" else 1)
+
+# ipaddress.is_global calls 192.0.0.192, 64:ff9b::/96, 2002::/16 and 168.63.129.16 global, so the
+# table is our own: IANA's special-purpose registries and the clouds' metadata services.
+METADATA = "cloud metadata"
+_METADATA = (
+    "169.254.169.0/24",  # AWS, GCP, Azure, OpenStack
+    "169.254.170.0/24",  # AWS ECS and EKS credentials
+    "169.254.0.23/32",  # Tencent
+    "169.254.42.42/32",  # Scaleway
+    "168.63.129.16/32",  # Azure
+    "192.0.0.192/32",  # Oracle
+    "100.100.100.200/32",  # Alibaba
+    "fd00:ec2::/32",  # AWS
+    "fd20:ce::254/128",  # GCP
+    "fd00:42::42/128",  # Scaleway
+)
+_RANGES = {
+    METADATA: _METADATA,
+    "loopback": ("127.0.0.0/8", "::1/128"),
+    "this host": ("0.0.0.0/8", "::/128"),
+    "private": ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
+    "shared address space": ("100.64.0.0/10",),
+    "link-local": ("169.254.0.0/16", "fe80::/10"),
+    "site-local": ("fec0::/10",),
+    "protocol assignments": ("192.0.0.0/24", "2001::/23"),
+    "documentation": (
+        "192.0.2.0/24",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "2001:db8::/32",
+        "3fff::/20",
+    ),
+    "benchmarking": ("198.18.0.0/15",),
+    "multicast": ("224.0.0.0/4", "ff00::/8"),
+    "reserved": ("240.0.0.0/4", "5f00::/16"),
+    "discard-only": ("100::/64",),
+    "6to4": ("192.88.99.0/24", "2002::/16"),
+    "IPv4-compatible": ("::/96",),
+    "IPv4-mapped": ("::ffff:0:0/96",),
+    "NAT64": ("64:ff9b::/96", "64:ff9b:1::/48"),
+}
+_TABLE: tuple[tuple[Network, str], ...] = tuple(
+    (ip_network(text), name) for name, texts in _RANGES.items() for text in texts
+)
+_LOW_32_BITS = tuple(
+    ip_network(text) for text in ("::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48")
+)
+_HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
+# Out of descriptors or memory: not the upstream's fault, and the next address does not help.
+_OUR_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+def parse_authority(text: bytes | str, default_port: int | None) -> tuple[str, int]:
+    """Host and port of `HOST[:PORT]`, the host in lower case without final dot or brackets.
+
+    ValueError on whatever two readers could read differently: userinfo, zone ids, control or
+    non-ASCII characters, an empty port or one with leading zeros.
+    """
+    plain = text.decode("ascii") if isinstance(text, bytes) else text
+    if plain.startswith("["):
+        host, bracket, rest = plain[1:].partition("]")
+        colon, port = rest[:1], rest[1:]
+        if not bracket or ":" not in host or (rest and colon != ":"):
+            raise ValueError(f"{plain!r} is no [IPv6 address]:port")
+    else:
+        host, colon, port = plain.partition(":")
+        if ":" in port:
+            raise ValueError(f"{plain!r} has more than one port, or is IPv6 without brackets")
+    if not colon and default_port is not None:
+        return canonical_host(host), default_port
+    if not _PORT.fullmatch(port) or int(port) > 65535:
+        raise ValueError(f"{plain!r} has no port from 1 to 65535")
+    return canonical_host(host), int(port)
+
+
+def canonical_host(host: str) -> str:
+    """The one spelling of a host name or address; ValueError when it is neither."""
+    if ":" in host:
+        if "%" in host:
+            raise ValueError(f"{host!r} has a zone id")
+        return str(IPv6Address(host))
+    name = host.lower().removesuffix(".") if host.isascii() else ""
+    if not _HOST.fullmatch(name):
+        raise ValueError(f"{host!r} is no host name")
+    return name
+
+
+def classify(address: Address) -> str | None:
+    """The denied range that the address, or an IPv4 address inside it, is in; None for a public one."""
+    return next(filter(None, map(_range_of, reversed(_layers(address)))), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What this proxy does not reach, whoever asks."""
+
+    beyond_loopback: bool
+    "Whether agents on other machines can ask: then nothing private to this host or its net is reached."
+    allow_to: tuple[Network, ...] = ()
+    "Ranges that are reached nevertheless. Never metadata, never our own listeners."
+    own: tuple[tuple[str, int], ...] = ()
+    "Our own listeners, and the control server, by host and port."
+
+    def check(
+        self, addresses: Iterable[Address], port: int, host: str = "The destination"
+    ) -> Refusal | None:
+        """Judge a whole answer set: one denied address denies them all."""
+        for address in addresses:
+            layers = _layers(address)
+            names = [_range_of(layer) for layer in layers]
+            if METADATA in names:
+                return _denied(host, "is a cloud's metadata service, which no agent reaches")
+            if any(self._is_own(layer, port) for layer in layers):
+                return _denied(host, _OWN)
+            if self.beyond_loopback:
+                for layer, name in zip(layers, names, strict=True):
+                    if name and not any(layer in network for network in self.allow_to):
+                        return _denied(host, f"is in a range not reached from here: {name}")
+        return None
+
+    def check_name(self, host: str, port: int) -> Refusal | None:
+        """Judge what can be judged before a look-up: the names of our own listeners."""
+        return _denied(host, _OWN) if (host, port) in self.own else None
+
+    def _is_own(self, address: Address, port: int) -> bool:
+        # By port on every address of this host, since a listener on 0.0.0.0 has them all.
+        hosts = {host for host, own_port in self.own if own_port == port}
+        return bool(hosts) and (str(address) in hosts or is_local(address))
+
+
+class Dialer:
+    """Opens every upstream connection of this worker. Serves one event loop, asyncio's or uvloop."""
+
+    def __init__(self, rules: Rules, resolve: Resolve | None = None) -> None:
+        self._rules = rules
+        self._lookups = Lookups(resolve)
+
+    async def dial(self, host: str, port: int, agent: AgentRef) -> socket.socket | Refusal:
+        """A connected socket that dies by reset, or why there is none. Cancelling it leaks nothing.
+
+        Checked in this order: the host is one; it is not ourselves; it resolves in 5 s; its whole
+        answer set may be reached; one of it connects in 10 s; the peer is the address we judged.
+        """
+        try:
+            host = canonical_host(host)
+        except ValueError:
+            return Refusal("malformed_request", "The destination is neither a name nor an address.")
+        refusal = self._rules.check_name(host, port)
+        if refusal is not None:
+            return refusal
+        found = await self._find(host, port, agent)
+        if isinstance(found, Refusal):
+            return found
+        refusal = self._rules.check([address for address, _, _ in found], port, host)
+        return await _connect(host, found) if refusal is None else refusal
+
+    def close(self) -> None:
+        """Let the look-up threads end."""
+        self._lookups.close()
+
+    async def _find(self, host: str, port: int, agent: AgentRef) -> list[_Found] | Refusal:
+        with contextlib.suppress(ValueError):
+            address = ip_address(host)
+            family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+            return [(address, family, (host, port))]
+        try:
+            async with asyncio.timeout(LOOKUP_S):
+                answers = await self._lookups.find(host, port, agent)
+        except TimeoutError:
+            return Refusal("upstream_timeout", f"{host} was not resolved within {LOOKUP_S:.0f} s.")
+        except OSError:
+            return Refusal("upstream_unreachable", f"{host} could not be resolved.")
+        if not answers:
+            return Refusal("upstream_unreachable", f"{host} has no address.")
+        return [(ip_address(target[0]), family, target) for family, target in answers]
+
+
+async def _connect(host: str, found: list[_Found]) -> socket.socket | Refusal:
+    """Try the addresses in order, each with its share of the time that is left."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + CONNECT_S
+    timed_out = False
+    for position, (address, family, target) in enumerate(found):
+        share_s = (end - loop.time()) / (len(found) - position)
+        try:
+            async with asyncio.timeout(share_s):
+                sock = await _connect_one(loop, family, target)
+        except TimeoutError:
+            timed_out = True
+            continue
+        except OSError as error:
+            if error.errno in _OUR_FAULT:
+                raise
+            continue
+        if not _is_peer(sock, address, target[1]):
+            sock.close()
+            return _denied(host, "was answered from another address than the one that was checked")
+        return sock
+    if timed_out:
+        return Refusal("upstream_timeout", f"{host} did not answer within {CONNECT_S:.0f} s.")
+    return Refusal("upstream_unreachable", f"{host} could not be reached.")
+
+
+async def _connect_one(
+    loop: asyncio.AbstractEventLoop, family: int, target: SocketAddress
+) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        sever.arm(sock)
+        error = sock.connect_ex(target)
+        if error == errno.EINPROGRESS:
+            # Not loop.sock_connect: cancelled, it unregisters the descriptor one turn later, when it
+            # may already be another connection's; and uvloop resolves what it is given once more.
+            connected: asyncio.Future[None] = loop.create_future()
+            loop.add_writer(sock.fileno(), _set_result, connected)
+            try:
+                await connected
+            finally:
+                loop.remove_writer(sock.fileno())
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error == 0 and sock.getsockname() == sock.getpeername():
+            # A port where nobody listens can connect to itself when it is also the source port.
+            error = errno.ECONNREFUSED
+        if error:
+            raise OSError(error, os.strerror(error))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _set_result(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def is_local(address: Address) -> bool:
+    """Whether packets to this address end on this host."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind((str(address), 0))
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL  # not knowing is not allowing
+    return True
+
+
+def _is_peer(sock: socket.socket, address: Address, port: int) -> bool:
+    try:
+        peer = sock.getpeername()
+    except OSError:
+        return True  # reset already: the first write says so
+    return int(ip_address(peer[0])) == int(address) and peer[1] == port
+
+
+def _layers(address: Address) -> tuple[Address, ...]:
+    """The address, and the IPv4 addresses that a translator or tunnel could take out of it."""
+    if isinstance(address, IPv4Address) or int(address) <= 1:  # `::` and `::1` hold none
+        return (address,)
+    layers: list[Address] = [address]
+    if any(address in network for network in _LOW_32_BITS):
+        layers.append(IPv4Address(int(address) & 0xFFFFFFFF))
+    if address.sixtofour is not None:
+        layers.append(address.sixtofour)
+    if address.teredo is not None:
+        layers.extend(address.teredo)
+    return tuple(layers)
+
+
+@lru_cache(maxsize=4096)
+def _range_of(address: Address) -> str | None:
+    return next((name for network, name in _TABLE if address in network), None)
+
+
+def _denied(host: str, why: str) -> Refusal:
+    return Refusal("destination_denied", f"{host} {why}.")
+
+
+_OWN = "is haltwire itself, which agents reach as http://haltwire.internal/ only"

@@ -1,0 +1,334 @@
+"""The front door: every client connection enters here with one request head.
+
+Rule 1: who it is, then whether it may, then whereto; nothing is resolved or dialled before the first two.
+Rule 2: a connection is registered in the same step in which it was let through.
+Rule 3: after a refusal nothing of that connection is read as a request any more (but a challenge may be answered).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import cast
+
+from haltwire.wire.refusals import Refusal
+
+from haltwire_proxy import sever
+from haltwire_proxy.agent_api import HOST as AGENT_API_HOST
+from haltwire_proxy.agent_api import AgentApi
+from haltwire_proxy.connections import Connection
+from haltwire_proxy.destinations import Dialer, parse_authority
+from haltwire_proxy.enforcer import Enforcer, failed
+from haltwire_proxy.head import END_OF_HEAD, MAX_HEAD_BYTES, Head, first_byte_fits, parse_head
+from haltwire_proxy.identity import Identity, identify
+from haltwire_proxy.inspector import Inspector
+from haltwire_proxy.refuse import RefusalRate, response_bytes
+from haltwire_proxy.transport import TunnelEnd, close_gracefully, raw_socket
+
+log = logging.getLogger(__name__)
+HEAD_TIMEOUT_S = 30.0
+LINGER_S = 2.0
+"How long a refused client may go on sending before it is cut off: an early reset would eat our answer."
+MAX_EARLY_BYTES = 64 * 1024
+MAX_CHALLENGES = 3
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
+@dataclass(slots=True)
+class Services:
+    """What every door needs; made once per worker."""
+
+    enforcer: Enforcer
+    dialer: Dialer
+    inspector: Inspector
+    agent_api: AgentApi
+    tls: str
+    tunnel_hosts: tuple[str, ...]
+    rate: RefusalRate = field(default_factory=RefusalRate)
+    doors: set[Door] = field(default_factory=set)
+
+    def intercepts(self, identity: Identity, host: str) -> bool:
+        """Whether this agent's traffic to this host is read inside TLS."""
+        if any(fnmatchcase(host, pattern) for pattern in self.tunnel_hosts):
+            return False
+        return (identity.tls or self.tls) == "intercept"
+
+
+class Door(asyncio.Protocol):
+    """One client connection until it is spliced, handed over or refused."""
+
+    written = 0
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._on_data: Callable[[], None] | None = self._read_head
+        self._challenges = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._connection: Connection | None = None
+        self._peer = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        self._transport = cast("asyncio.Transport", transport)
+        sock = raw_socket(transport)
+        sever.arm(sock)
+        self._peer = transport.get_extra_info("peername")[0]
+        self._services.doors.add(self)
+        self._wait(HEAD_TIMEOUT_S)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a head, or early bytes behind one."""
+        if self._on_data is None:
+            return
+        self._buffer += data
+        try:
+            self._on_data()
+        except Exception:
+            log.exception("the door failed")
+            self._refuse(failed())
+
+    def eof_received(self) -> bool:
+        """A client that stops sending before its request is served wants nothing more."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        self._transport = None
+        self._stop_waiting()
+        self._services.doors.discard(self)
+        if self._task is not None:
+            self._task.cancel()
+        if self._connection is not None:
+            self._services.enforcer.connections.forget(self._connection)
+
+    # One side of a registered connection, until a tunnel end takes over (see connections.Side).
+
+    def fileno(self) -> int:
+        """The descriptor, -1 when closed."""
+        return -1 if self._transport is None else raw_socket(self._transport).fileno()
+
+    def unwritten(self) -> int:
+        """Bytes in our own buffer."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """Close now."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _read_head(self) -> None:
+        if not first_byte_fits(self._buffer):
+            return self._refuse(
+                Refusal(
+                    "malformed_request", "This port speaks HTTP/1.1 as a proxy; that was not HTTP."
+                )
+            )
+        end = self._buffer.find(END_OF_HEAD)
+        if end < 0 and len(self._buffer) <= MAX_HEAD_BYTES:
+            return None
+        if end < 0 or end > MAX_HEAD_BYTES:
+            return self._refuse(
+                Refusal("headers_too_large", "The request head is larger than 64 KiB.")
+            )
+        raw = bytes(self._buffer[: end + len(END_OF_HEAD)])
+        try:
+            head = parse_head(raw)
+        except ValueError as error:
+            return self._refuse(Refusal("malformed_request", f"{error}."))
+        del self._buffer[: len(raw)]
+        self._stop_waiting()
+        return self._admit(head, raw)
+
+    def _admit(self, head: Head, raw: bytes) -> None:
+        services = self._services
+        tokens = services.enforcer.tokens
+        if tokens is None:
+            return self._refuse(
+                Refusal("enforcement_unknown", "The proxy has no word yet on who may pass.")
+            )
+        identity = identify(head.headers, tokens, self._peer)
+        if isinstance(identity, Refusal):
+            return self._reject(identity, head)
+        connect = head.method == "CONNECT"
+        try:
+            host, port = _destination(head.target, connect=connect)
+        except ValueError as error:
+            return self._refuse(Refusal("malformed_request", f"{error}."), identity)
+        if host == AGENT_API_HOST:
+            return self._serve_agent_api(raw, identity, port, connect=connect)
+        refusal = services.enforcer.decide(identity)
+        inspect = not connect or services.intercepts(identity, host)
+        if refusal is not None:
+            inside = connect and inspect and refusal.kill is not None
+            if not inside or services.rate.exceeded(identity.agent):
+                return self._refuse(refusal, identity)
+        connection = services.enforcer.connections.register(
+            identity, "inspected" if connect else "plain", host, self
+        )
+        self._connection = connection
+        if inspect:
+            return self._hand_over(connection, (host, port) if connect else None, raw)
+        connection.kind = "tunnel"
+        connection.tally.requests += 1
+        connection.tally.tunnelled = True
+        self._on_data = self._hold_early
+        self._hold_early()
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._dial(connection, host, port), name=f"dial {host}")
+        connection.tasks.append(self._task)
+        return None
+
+    def _hand_over(
+        self, connection: Connection, destination: tuple[str, int] | None, raw: bytes
+    ) -> None:
+        transport = self._transport
+        assert transport is not None
+        self._on_data = None
+        self._services.doors.discard(self)
+        early = bytes(self._buffer) if destination else raw + bytes(self._buffer)
+        self._buffer.clear()
+        self._connection = None
+        if destination:
+            transport.write(ESTABLISHED)
+        self._services.inspector.adopt(transport, connection, destination, early)
+
+    def _hold_early(self) -> None:
+        # Nothing goes upstream before our 200; what the client sends ahead of it waits, bounded.
+        if len(self._buffer) > MAX_EARLY_BYTES and self._transport is not None:
+            self._transport.pause_reading()
+
+    async def _dial(self, connection: Connection, host: str, port: int) -> None:
+        services = self._services
+        try:
+            sock = await services.dialer.dial(host, port, connection.identity.agent)
+            if isinstance(sock, Refusal):
+                return self._refuse(sock, connection.identity)
+            refusal = services.enforcer.decide(connection.identity)
+            if connection.severed or refusal is not None:
+                sock.close()
+                if refusal is not None:
+                    self._refuse(refusal, connection.identity)
+                return None
+            await self._splice(connection, sock)
+        except OSError as error:
+            log.info("tunnel to %s: %s", host, error.strerror)
+            self._refuse(
+                Refusal("upstream_unreachable", f"{host} closed the connection at once."),
+                connection.identity,
+            )
+        return None
+
+    async def _splice(self, connection: Connection, sock: object) -> None:
+        enforcer = self._services.enforcer
+
+        def ended() -> None:
+            enforcer.connections.forget(connection)
+
+        up = TunnelEnd(enforcer, connection, upward=False, ended=ended)
+        down = TunnelEnd(enforcer, connection, upward=True, ended=ended)
+        up.peer, down.peer = down, up
+        connection.upstreams.append(up)
+        await asyncio.get_running_loop().create_connection(lambda: up, sock=sock)  # type: ignore[call-overload]
+        transport = self._transport
+        if transport is None or connection.severed:
+            up.abort()
+            return
+        # No await from here on: the client's transport changes hands with its early bytes.
+        connection.tasks.clear()
+        self._task = None
+        self._on_data = None
+        self._services.doors.discard(self)
+        transport.set_protocol(down)
+        down.connection_made(transport)
+        connection.client = down
+        transport.write(ESTABLISHED)
+        if self._buffer:
+            down.data_received(bytes(self._buffer))
+            self._buffer.clear()
+            transport.resume_reading()
+
+    def _serve_agent_api(self, raw: bytes, identity: Identity, port: int, *, connect: bool) -> None:
+        if port != 80:
+            return self._refuse(
+                Refusal("destination_denied", f"Use http://{AGENT_API_HOST}/, without TLS."),
+                identity,
+            )
+        transport = self._transport
+        assert transport is not None
+        self._on_data = None
+        self._services.doors.discard(self)
+        early = bytes(self._buffer) if connect else raw + bytes(self._buffer)
+        self._buffer.clear()
+        if connect:
+            transport.write(ESTABLISHED)
+        self._services.agent_api.adopt(transport, identity, early)
+        return None
+
+    def _reject(self, refusal: Refusal, head: Head) -> None:
+        services = self._services
+        if refusal.code != "proxy_credentials_required":
+            services.enforcer.tallies.mismatch(self._peer, refusal.code, refusal.agent_uri)
+        # A client that waits for the challenge (git, Java, Chromium) answers it on this connection.
+        answerable = refusal.status == 407 and not self._buffer and not head.has_body
+        self._challenges += 1
+        if not answerable or self._challenges > MAX_CHALLENGES or self._transport is None:
+            return self._refuse(refusal)
+        self._transport.write(response_bytes(refusal, close=False, head=head.method == "HEAD"))
+        return self._wait(HEAD_TIMEOUT_S)
+
+    def _refuse(self, refusal: Refusal, identity: Identity | None = None) -> None:
+        """Answer, read nothing more as a request, and close."""
+        if identity is not None:
+            tally = self._services.enforcer.tallies.seen(
+                identity.agent, identity.instance, self._services.enforcer.now()
+            )
+            tally.refused += 1
+        if self._connection is not None:
+            self._services.enforcer.connections.forget(self._connection)
+            self._connection = None
+        self._on_data = None
+        self._buffer.clear()
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        transport.write(response_bytes(refusal, close=True))
+        sever.disarm(raw_socket(transport))
+        transport.resume_reading()
+        with contextlib.suppress(OSError):  # the client has reset it
+            transport.write_eof()
+        self._stop_waiting()
+        self._timer = asyncio.get_running_loop().call_later(LINGER_S, self._end)
+
+    def _wait(self, seconds: float) -> None:
+        self._stop_waiting()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._end)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self) -> None:
+        if self._transport is not None:
+            close_gracefully(self._transport)
+
+
+def _destination(target: bytes, *, connect: bool) -> tuple[str, int]:
+    if connect:
+        return parse_authority(target, None)
+    scheme, separator, rest = target.partition(b"://")
+    if not separator:
+        raise ValueError("a proxy needs the whole URL in the request line")
+    if scheme.lower() != b"http":
+        raise ValueError("only http:// URLs are requested in the open; use CONNECT for https://")
+    authority = rest
+    for end in (b"/", b"?", b"#"):
+        authority = authority.partition(end)[0]
+    return parse_authority(authority, 80)

@@ -1,0 +1,81 @@
+"""One HTTP/1 request head: found in a byte stream, parsed strictly, judged for form.
+
+Parsing is llhttp's (httptools). Bodies are never framed here: that is where smuggling lives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import httptools
+
+MAX_HEAD_BYTES = 64 * 1024
+END_OF_HEAD = b"\r\n\r\n"
+_ONCE = (b"host", b"content-length", b"transfer-encoding")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A request line with its header fields, names in lower case."""
+
+    method: str
+    target: bytes
+    headers: tuple[tuple[bytes, bytes], ...]
+    keep_alive: bool
+
+    @property
+    def has_body(self) -> bool:
+        """Whether body bytes follow."""
+        return any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0")
+            for name, value in self.headers
+        )
+
+
+class _Collector:
+    def __init__(self) -> None:
+        self.target = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.complete = False
+
+    def on_url(self, url: bytes) -> None:
+        self.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+
+def parse_head(raw: bytes) -> Head:
+    """Read one head, its blank line included; ValueError says what is wrong without quoting it."""
+    collector = _Collector()
+    parser = httptools.HttpRequestParser(collector)
+    try:
+        parser.feed_data(raw)
+    except httptools.HttpParserUpgrade:
+        pass
+    except httptools.HttpParserError as error:
+        raise ValueError(f"not an HTTP/1.1 request: {type(error).__name__}") from error
+    if not collector.complete:
+        raise ValueError("not an HTTP/1.1 request: the head is incomplete")
+    if parser.get_http_version() not in ("1.0", "1.1"):
+        raise ValueError("not an HTTP/1.1 request: another version")
+    for name in _ONCE:
+        if sum(field == name for field, _ in collector.headers) > 1:
+            raise ValueError(f"the header {name.decode()} is given twice")
+    for name, value in ((b"", collector.target), *collector.headers):
+        if any((byte < 0x20 and byte != 0x09) or byte == 0x7F for byte in name + value):
+            raise ValueError("a control character in the request head")
+    return Head(
+        method=parser.get_method().decode("ascii"),
+        target=collector.target,
+        headers=tuple(collector.headers),
+        keep_alive=bool(parser.should_keep_alive()),
+    )
+
+
+def first_byte_fits(data: bytes | bytearray) -> bool:
+    """Whether the first byte can begin a request: TLS and other protocols are told at once."""
+    return data[:1].isalpha() and data[:1].isascii()

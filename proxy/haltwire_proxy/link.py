@@ -1,0 +1,225 @@
+"""The link to the control server: one WebSocket, for ever reconnecting.
+
+Order: a kill is cut, acknowledged, reported. Losing the link changes nothing at once; losing the
+lease cuts everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+from haltwire import __version__
+from haltwire.wire import messages
+from haltwire.wire.messages import Bye, Delta, Hello, Renew, Renewed, Snapshot, Usage
+
+from haltwire_proxy.clock import boottime, utc_now
+from haltwire_proxy.enforcer import Enforcer
+
+log = logging.getLogger(__name__)
+FIRST_RETRY_S, LAST_RETRY_S = 0.05, 2.0
+USAGE_EVERY_S = 0.25
+LEAST_PAUSE_S = 0.02
+"Between two usage reports, also when new instances come in a crowd."
+DEFAULT_LEASE_S = 1.0
+_MAX_MESSAGE = 64 * 1024 * 1024
+
+
+class Link:
+    """Keeps an enforcer in step with the control server."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        enforcer: Enforcer,
+        control_url: str,
+        key: str,
+        proxy_id: str,
+        on_ready: Callable[[], None],
+    ) -> None:
+        self._session = session
+        self._enforcer = enforcer
+        self._url = control_url.rstrip("/") + "/v1/proxies/connect"
+        self._key = key
+        self._proxy_id = proxy_id
+        self._on_ready = on_ready
+        self._ready = False
+        self._sequence = 0
+        self._lease_s = DEFAULT_LEASE_S
+        self._new = asyncio.Event()
+        enforcer.tallies.on_new = self._new.set
+        self._expiry: asyncio.TimerHandle | None = None
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+
+    async def run(self) -> None:
+        """Connect, follow, and connect again with backoff and jitter, until cancelled."""
+        delay = FIRST_RETRY_S
+        while True:
+            try:
+                async with self._session.ws_connect(
+                    self._url,
+                    headers={"Authorization": f"Bearer {self._key}"},
+                    max_msg_size=_MAX_MESSAGE,
+                    compress=0,
+                ) as connected:
+                    delay = FIRST_RETRY_S
+                    await self._follow(connected)
+                log.warning("the control server closed the link")
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                log.warning("no link to the control server: %s", type(error).__name__)
+            await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+            delay = min(LAST_RETRY_S, delay * 2)
+
+    async def say_bye(self) -> None:
+        """Tell the control server that nothing passes here any more."""
+        if self._socket is not None and not self._socket.closed:
+            try:
+                await self._socket.send_str(messages.dumps(Bye(self._proxy_id)))
+                await self._socket.close()
+            except (aiohttp.ClientError, ConnectionError):
+                log.warning("the control server was not told that this proxy stops")
+
+    async def _follow(self, connected: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = connected
+        await connected.send_str(messages.dumps(self._hello()))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                renewals = tasks.create_task(self._renew(connected), name="renew the lease")
+                reports = tasks.create_task(self._report(connected), name="report usage")
+                async for message in connected:
+                    if message.type is not aiohttp.WSMsgType.TEXT:
+                        break
+                    await self._take(connected, message.data)
+                renewals.cancel()
+                reports.cancel()
+        except* (ConnectionError, aiohttp.ClientError, ValueError) as failures:
+            log.warning("link lost: %s", failures.exceptions[0])
+        finally:
+            self._socket = None
+
+    async def _take(self, connected: aiohttp.ClientWebSocketResponse, text: str) -> None:
+        message = messages.loads(text)
+        if isinstance(message, Renewed):
+            self._enforcer.renewed(message)
+            self._watch_lease()
+            self._tell_ready()
+        elif isinstance(message, (Snapshot, Delta)):
+            enforced = self._enforcer.apply(message)
+            if isinstance(message, Snapshot):
+                self._lease_s = message.settings.lease_ms / 1000
+                await self._renew_now(connected)
+                await self._report_all(connected)
+            if enforced is not None:
+                await connected.send_str(messages.dumps(enforced.ack))
+                for report in enforced.reports:
+                    await connected.send_str(messages.dumps(report))
+            if self._enforcer.replica.needs_snapshot:
+                log.warning("a change was missed: asking for a snapshot")
+                await connected.close()
+
+    def _tell_ready(self) -> None:
+        if not self._ready and self._enforcer.lease_left() > 0:
+            self._ready = True
+            self._on_ready()
+
+    def _watch_lease(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        left = max(0.0, self._enforcer.lease_left())
+        self._expiry = asyncio.get_running_loop().call_later(left + 0.001, self._expire)
+
+    def _expire(self) -> None:
+        # The timer's clock stops in suspend; the lease's does not. Never the other way round.
+        if self._enforcer.may_pass():
+            self._watch_lease()
+
+    async def _renew(self, connected: aiohttp.ClientWebSocketResponse) -> None:
+        while True:
+            await asyncio.sleep(self._lease_s / 4)
+            await self._renew_now(connected)
+
+    async def _renew_now(self, connected: aiohttp.ClientWebSocketResponse) -> None:
+        view = self._enforcer.replica.view
+        await connected.send_str(
+            messages.dumps(
+                Renew(
+                    boottime(),
+                    utc_now(),
+                    view.epoch if view else None,
+                    view.revision if view else 0,
+                )
+            )
+        )
+
+    async def _report(self, connected: aiohttp.ClientWebSocketResponse) -> None:
+        while True:
+            await asyncio.sleep(LEAST_PAUSE_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(USAGE_EVERY_S):
+                    await self._new.wait()
+            self._new.clear()
+            tallies = self._enforcer.tallies
+            instances, mismatches = tallies.take_changes(), tallies.take_mismatches()
+            if instances or mismatches:
+                self._sequence += 1
+                await connected.send_str(
+                    messages.dumps(
+                        Usage(
+                            self._sequence,
+                            instances,
+                            mismatches,
+                            self._enforcer.connections.count,
+                        )
+                    )
+                )
+
+    async def _report_all(self, connected: aiohttp.ClientWebSocketResponse) -> None:
+        self._sequence += 1
+        everything = Usage(
+            self._sequence,
+            self._enforcer.tallies.all(),
+            connections=self._enforcer.connections.count,
+        )
+        await connected.send_str(messages.dumps(everything))
+
+    def _hello(self) -> Hello:
+        view = self._enforcer.replica.view
+        return Hello(
+            proxy_id=self._proxy_id,
+            host=socket.gethostname(),
+            boot_id=_read("/proc/sys/kernel/random/boot_id"),
+            pid=os.getpid(),
+            pid_namespace=_pid_namespace(),
+            started_ticks=_started_ticks(),
+            version=__version__,
+            epoch=view.epoch if view else None,
+            revision=view.revision if view else 0,
+            kill_ids=tuple(order.kill_id for order in view.orders) if view else (),
+        )
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _pid_namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _started_ticks() -> int:
+    # Field 22 of proc_pid_stat(5), counted behind the command name, which may hold spaces.
+    stat = _read("/proc/self/stat")
+    return int(stat.rpartition(")")[2].split()[19]) if stat else 0

@@ -1,0 +1,229 @@
+"""The sockets under tunnels and under mitmproxy: every forwarding write asks for the lease and is counted.
+
+A tunnel is two protocols that write to each other; an inspected connection is a stream pair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+from haltwire_proxy import sever
+from haltwire_proxy.connections import Connection
+from haltwire_proxy.enforcer import Enforcer
+
+HIGH_WATER = 64 * 1024
+"Bytes that we buffer for a slow reader before we stop reading for it."
+
+
+def raw_socket(transport: asyncio.BaseTransport) -> socket.socket:
+    """The transport's socket, for options and its descriptor; never for reading or writing."""
+    return cast("socket.socket", transport.get_extra_info("socket"))
+
+
+def close_gracefully(transport: asyncio.Transport) -> None:
+    """Close, but let what is queued arrive."""
+    if not transport.is_closing():
+        sever.disarm(raw_socket(transport))
+        transport.close()
+
+
+class TunnelEnd(asyncio.Protocol):
+    """One end of a tunnel; what it reads, its peer writes."""
+
+    peer: TunnelEnd
+
+    def __init__(
+        self, enforcer: Enforcer, connection: Connection, *, upward: bool, ended: Callable[[], None]
+    ) -> None:
+        self.written = 0
+        self._enforcer = enforcer
+        self._connection = connection
+        self._upward = upward
+        "Whether what is read here goes to the upstream."
+        self._ended = ended
+        self._transport: asyncio.Transport | None = None
+        self._fd = -1
+        self._eof = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The upstream is connected, or the client's transport is taken over."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._fd = raw_socket(transport).fileno()
+        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        if self._connection.severed:
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Pass it on, if the lease still holds."""
+        if not self._enforcer.may_pass():
+            return
+        size = len(data)
+        connection, tally = self._connection, self._connection.tally
+        if self._upward:
+            connection.bytes_up += size
+            tally.bytes_up += size
+        else:
+            connection.bytes_down += size
+            tally.bytes_down += size
+        tally.last_byte_at = time.time()
+        if not tally.changed:
+            self._enforcer.tallies.touch(tally)
+        self.peer.write(data)
+
+    def write(self, data: bytes) -> None:
+        """Hand bytes to the kernel or to the transport's buffer."""
+        if self._transport is not None and not self._transport.is_closing():
+            self.written += len(data)
+            self._transport.write(data)
+
+    def eof_received(self) -> bool:
+        """Pass the end on; close both when both have ended."""
+        self._eof = True
+        if self.peer._eof:
+            self.close()
+            self.peer.close()
+        else:
+            self.peer._write_eof()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The other end goes too: with what is queued after an orderly end, at once otherwise."""
+        self._fd = -1
+        if exc is None and self._eof:
+            self.peer.close()
+        else:
+            self.peer.abort()
+        self._ended()
+
+    def pause_writing(self) -> None:
+        """Our reader is slow: do not read for it."""
+        if self.peer._transport is not None and not self.peer._transport.is_closing():
+            self.peer._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Our reader has caught up."""
+        if self.peer._transport is not None and not self.peer._transport.is_closing():
+            self.peer._transport.resume_reading()
+
+    def fileno(self) -> int:
+        """The descriptor, -1 when closed."""
+        return self._fd
+
+    def unwritten(self) -> int:
+        """Bytes in our own buffer."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """Close now; what is buffered is dropped."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Close when what is buffered has left."""
+        if self._transport is not None:
+            close_gracefully(self._transport)
+
+    def _write_eof(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        try:
+            self._transport.write_eof()
+        except OSError:
+            self._transport.abort()
+
+
+class StreamProtocol(asyncio.StreamReaderProtocol):
+    """A stream protocol that knows whether its descriptor is still its own."""
+
+    lost = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The descriptor is about to be closed and may then name another socket."""
+        self.lost = True
+        super().connection_lost(exc)
+
+
+class GatedWriter(asyncio.StreamWriter):
+    """A stream writer for mitmproxy that asks for the lease before each write and counts."""
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        protocol: StreamProtocol,
+        reader: asyncio.StreamReader,
+        enforcer: Enforcer,
+        connection: Connection,
+        *,
+        upward: bool,
+    ) -> None:
+        super().__init__(transport, protocol, reader, asyncio.get_running_loop())
+        self.written = 0
+        self._enforcer = enforcer
+        self._connection = connection
+        self._upward = upward
+        self._socket = raw_socket(transport)
+        self._stream = protocol
+        transport.set_write_buffer_limits(high=HIGH_WATER)
+
+    def write(self, data: Any) -> None:
+        """Pass it on, if the connection lives and the lease holds."""
+        if self._connection.severed or not self._enforcer.may_pass():
+            return
+        size = len(data)
+        tally = self._connection.tally
+        self.written += size
+        if self._upward:
+            self._connection.bytes_up += size
+            tally.bytes_up += size
+        else:
+            self._connection.bytes_down += size
+            tally.bytes_down += size
+        tally.last_byte_at = time.time()
+        if not tally.changed:
+            self._enforcer.tallies.touch(tally)
+        super().write(data)
+
+    def close(self) -> None:
+        """Close. A client still gets what is queued; an upstream whose request was not taken whole is reset."""
+        if self._connection.severed or (self._upward and self._holds_bytes()):
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            sever.disarm(self._socket)
+            super().close()
+
+    def fileno(self) -> int:
+        """The descriptor, -1 when closed."""
+        return -1 if self._stream.lost else self._socket.fileno()
+
+    def unwritten(self) -> int:
+        """Bytes in our own buffer."""
+        return cast("asyncio.Transport", self.transport).get_write_buffer_size()
+
+    def abort(self) -> None:
+        """Close now; what is buffered is dropped."""
+        self.transport.abort()
+
+    def _holds_bytes(self) -> bool:
+        queued = sever.queued(self.fileno())
+        return self.unwritten() > 0 or (queued is not None and queued.unacknowledged > 0)
+
+
+def adopt_stream(
+    transport: asyncio.Transport,
+    enforcer: Enforcer,
+    connection: Connection,
+    early: bytes,
+) -> tuple[asyncio.StreamReader, GatedWriter]:
+    """Turn a live client transport into a stream pair; `early` is what has been read of it."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=HIGH_WATER, loop=loop)
+    protocol = StreamProtocol(reader, loop=loop)
+    transport.set_protocol(protocol)
+    protocol.connection_made(transport)
+    if early:
+        reader.feed_data(early)
+    return reader, GatedWriter(transport, protocol, reader, enforcer, connection, upward=False)

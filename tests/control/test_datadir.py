@@ -1,0 +1,58 @@
+"""The data directory: one owner, private files."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+from haltwire_control.datadir import ADMIN_KEY, DataDirectory
+from haltwire_control.store import StoreLockedError
+
+
+def mode(path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    held = DataDirectory(str(tmp_path / "data"))
+    yield held
+    held.release()
+
+
+def test_it_is_private(directory):
+    assert mode(directory.path) == 0o700
+    assert mode(directory.private("haltwire.db")) == 0o600
+
+
+def test_a_file_that_was_open_to_others_is_closed_to_them(directory):
+    (directory.path / "haltwire.db").touch(mode=0o644)
+    assert mode(directory.private("haltwire.db")) == 0o600
+
+
+def test_a_second_owner_is_told_who_the_first_is(directory):
+    with pytest.raises(StoreLockedError, match=rf"process {os.getpid()}.*--data-dir"):
+        DataDirectory(str(directory.path))
+
+
+def test_it_can_be_had_again_after_release(directory):
+    directory.release()
+    directory.release()
+    DataDirectory(str(directory.path)).release()
+
+
+def test_the_admin_key_is_written_whole_and_private(directory):
+    assert directory.read_admin_key() is None
+    directory.write_admin_key("hwk_one")
+    directory.write_admin_key("hwk_two")
+    assert directory.read_admin_key() == "hwk_two"
+    assert mode(directory.path / ADMIN_KEY) == 0o600
+    assert sorted(p.name for p in directory.path.iterdir()) == ["admin.key", "control.lock"]
+
+
+def test_public_files_need_not_be_there(directory):
+    assert directory.read_public("ca.pem") is None
+    (directory.path / "public").mkdir()
+    (directory.path / "public" / "ca.pem").write_bytes(b"PEM")
+    assert directory.read_public("ca.pem") == b"PEM"

@@ -1,0 +1,247 @@
+"""The hub: who is connected, what is pushed, and what counts as proof."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from haltwire.wire import messages
+from haltwire.wire.messages import Ack, Delta, Hello, Renew, Renewed, Report, Snapshot
+from haltwire.wire.orders import Kill
+from haltwire.wire.selectors import Selector
+from haltwire_control.hub import Hub
+from haltwire_control.presence import this_machine
+from haltwire_control.state import Lifting, Order, ProxyRecord, State, Token
+from support.control import my_ticks
+
+NOW = datetime(2026, 11, 22, 9, 30, tzinfo=timezone.utc)
+HERE = this_machine()
+MAILER = Selector.parse("agent://acme/prod/mailer")
+
+
+class Outlet:
+    def __init__(self):
+        self.sent = []
+        self.closed = None
+
+    def send(self, text):
+        self.sent.append(messages.loads(text))
+
+    def close(self, why):
+        self.closed = why
+
+
+def kill(kill_id: str = "K1", revision: int = 5) -> Kill:
+    return Kill(kill_id, MAILER, "cut", None, "key:ada", NOW, revision)
+
+
+def hello(**more) -> Hello:
+    values = {
+        "proxy_id": "w-1",
+        "host": HERE.host,
+        "boot_id": HERE.boot_id,
+        "pid": 2**22 + 1,
+        "pid_namespace": HERE.pid_namespace,
+        "started_ticks": 1,
+        "version": "1",
+        "epoch": "e",
+        "revision": 4,
+    }
+    return Hello(**values | more)
+
+
+def record(said: Hello) -> ProxyRecord:
+    return ProxyRecord(
+        said.proxy_id,
+        said.host,
+        said.boot_id,
+        said.pid,
+        said.pid_namespace,
+        said.started_ticks,
+        said.version,
+        NOW,
+    )
+
+
+STATE = State("e", 5, (Order(kill(), None, 5),))
+
+
+class Clock:
+    def __init__(self):
+        self.now = NOW
+        self.monotonic = 100.0
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def hub(clock):
+    return Hub(HERE, 1000, lambda: clock.now, lambda: clock.monotonic)
+
+
+def joined(hub, said=None, state=STATE):
+    said = said or hello()
+    hub.note(record(said))
+    peer, outlet = hub.find(said), Outlet()
+    hub.attach(peer, said, outlet, state)
+    return peer, outlet
+
+
+def test_a_proxy_is_known_from_its_commit_on(hub):
+    assert hub.find(hello()) is None
+    hub.note(record(hello()))
+    assert hub.find(hello()).outlet is None
+
+
+def test_who_joins_gets_everything_in_force(hub):
+    token = Token("T1", "d", MAILER, None, NOW, "key:ada")
+    _, outlet = joined(hub, state=replace(STATE, tokens={"d": token}))
+    (snapshot,) = outlet.sent
+    assert isinstance(snapshot, Snapshot)
+    assert (snapshot.epoch, snapshot.revision) == ("e", 5)
+    assert snapshot.orders == (kill(),)
+    assert snapshot.tokens == (token.rule,)
+    assert snapshot.settings.lease_ms == 1000
+
+
+MISSED = {
+    "issued and lifted meanwhile": ("e", 4, ["K2"]),
+    "issued before, lifted meanwhile": ("e", 6, []),
+    "another lineage, which severs all anyway": ("other", 4, []),
+    "never had anything": (None, 0, []),
+}
+
+
+@pytest.mark.parametrize(("epoch", "revision", "missed"), MISSED.values(), ids=MISSED)
+def test_who_comes_back_hears_what_it_missed(hub, epoch, revision, missed):
+    lifted = Order(kill("K2", 6), None, 6, Lifting(7, NOW, "key:ada", None))
+    state = State("e", 7, lifted=(lifted,))
+    _, outlet = joined(hub, hello(epoch=epoch, revision=revision), state)
+    assert [order.kill_id for order in outlet.sent[0].lifted_since] == missed
+
+
+def test_a_delta_goes_to_every_link(hub):
+    _, one = joined(hub)
+    _, other = joined(hub, hello(pid=2**22 + 2))
+    delta = Delta(5, 6, kills=(kill("K2", 6),))
+    hub.publish(delta)
+    assert one.sent[-1] == other.sent[-1] == delta
+
+
+def test_a_second_link_of_one_process_ends_the_first(hub):
+    peer, first = joined(hub)
+    second = Outlet()
+    hub.attach(peer, hello(), second, STATE)
+    assert first.closed
+    assert hub.detach(peer, first) is False
+    assert peer.outlet is second
+    assert hub.detach(peer, second) is True
+
+
+def test_only_an_ack_that_names_the_kill_is_proof(hub, clock):
+    peer, _ = joined(hub)
+    hub.acknowledge(peer, Ack("e", 5), STATE)
+    assert "K1" not in peer.enforced
+    clock.monotonic = 100.5
+    hub.acknowledge(peer, Ack("e", 5, ("K1",), 3), STATE)
+    proof = peer.enforced["K1"]
+    assert (proof.revision, proof.at_monotonic, proof.connections_cut) == (5, 100.5, 3)
+
+
+NO_PROOF = {
+    "another epoch": Ack("other", 5, ("K1",)),
+    "an order that is not in force": Ack("e", 5, ("K9",)),
+}
+
+
+@pytest.mark.parametrize("ack", NO_PROOF.values(), ids=NO_PROOF)
+def test_what_is_no_proof(hub, ack):
+    peer, _ = joined(hub)
+    hub.acknowledge(peer, ack, STATE)
+    assert peer.enforced == {}
+
+
+def test_a_hello_proves_orders_of_this_epoch(hub):
+    peer, _ = joined(hub, hello(revision=5, kill_ids=("K1", "K9")))
+    assert peer.enforced["K1"].revision == 5
+    assert peer.enforced["K1"].connections_cut is None
+    assert "K9" not in peer.enforced
+    hub.attach(peer, hello(epoch="other", kill_ids=("K1",)), Outlet(), STATE)
+    assert peer.enforced == {}
+
+
+def test_details_come_with_the_report(hub):
+    peer, _ = joined(hub)
+    report = Report("K1", NOW)
+    hub.report(peer, report)
+    assert peer.enforced == {}
+    hub.acknowledge(peer, Ack("e", 5, ("K1",)), STATE)
+    hub.report(peer, report)
+    assert peer.enforced["K1"].report is report
+
+
+def test_a_lifted_order_is_no_longer_enforced(hub):
+    peer, _ = joined(hub)
+    hub.acknowledge(peer, Ack("e", 5, ("K1",)), STATE)
+    hub.publish(Delta(5, 6, lifted=("K1",)))
+    assert peer.enforced == {}
+
+
+def test_a_renewal_names_the_head(hub):
+    peer, outlet = joined(hub)
+    hub.renew(peer, Renew(7.5, NOW, "e", 4), STATE)
+    assert outlet.sent[-1] == Renewed(7.5, "e", 5, 1000, 0)
+    assert peer.applied_revision == 4
+
+
+def test_the_fastest_message_tells_the_clock(hub, clock):
+    peer, _ = joined(hub)
+    for behind in (5, 3, 9):
+        hub.renew(peer, Renew(1.0, clock.now - timedelta(seconds=behind), "e", 5), STATE)
+    assert peer.clock_offset == timedelta(seconds=3)
+
+
+def test_a_connected_proxy_has_not_ended(hub):
+    peer, outlet = joined(hub)
+    assert hub.ended() == ()
+    hub.detach(peer, outlet)
+    assert hub.ended() == (peer,)
+    assert peer.gone
+
+
+def test_a_living_process_has_not_ended(hub):
+    import os
+
+    said = hello(pid=os.getpid(), started_ticks=my_ticks())
+    peer, outlet = joined(hub, said)
+    hub.detach(peer, outlet)
+    assert hub.ended() == ()
+    hub.end(peer)
+    assert hub.ended() == (peer,)
+
+
+def test_who_has_ended_is_a_peer_that_is_gone(hub):
+    peer, _ = joined(hub)
+    hub.note(replace(peer.record, gone_at=NOW))
+    assert peer.gone
+    assert hub.peers == ()
+    (ghost,) = hub.peers_of([peer.record])
+    assert ghost.gone
+
+
+def test_a_new_process_of_the_same_name_proves_nothing_for_the_old_one(hub):
+    old, _ = joined(hub)
+    new, _ = joined(hub, hello(pid=2**22 + 2))
+    hub.acknowledge(new, Ack("e", 5, ("K1",)), STATE)
+    assert hub.peers_of([old.record, new.record]) == (old, new)
+    assert old.enforced == {}
+
+
+def test_links_can_all_be_dropped(hub):
+    _, outlet = joined(hub)
+    hub.drop_links("over")
+    assert outlet.closed == "over"

@@ -1,0 +1,219 @@
+"""The kill state machine: named cases, and random sequences against a model that only knows who is stopped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from haltwire.wire.names import AgentRef
+from haltwire.wire.selectors import Selector
+from haltwire_control.kills import Issue, Resume, issue, resume, withdraw
+from haltwire_control.state import Actor, NotThereError, State
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+NOW = datetime(2026, 11, 22, 9, 30, tzinfo=timezone.utc)
+ADA, BOB = Actor("key:ada", "Y1"), Actor("key:bob", "Y2")
+MAILER, PROD, ACME, ALL = (
+    Selector.parse(text)
+    for text in (
+        "agent://acme/prod/mailer",
+        "agent://acme/prod/*",
+        "agent://acme/**",
+        "agent://**",
+    )
+)
+
+
+def killed(*selectors: Selector, state: State | None = None) -> State:
+    state = state or State("e")
+    for number, selector in enumerate(selectors, start=len(state.orders) + 1):
+        state = issue(state, Issue(selector, ADA, "why"), NOW, f"K{number}").state
+    return state
+
+
+def ids(kills) -> list[str]:
+    return [kill.kill_id for kill in kills]
+
+
+def test_a_kill_is_an_order_a_revision_an_event_and_a_delta():
+    change = issue(State("e", 7), Issue(MAILER, ADA, "broken link"), NOW, "K1")
+    (order,) = change.state.orders
+    assert (order.kill.kill_id, order.kill.actor, order.kill.reason) == (
+        "K1",
+        "key:ada",
+        "broken link",
+    )
+    assert change.state.revision == order.kill.revision == order.changed_revision == 8
+    assert (change.delta.previous, change.delta.revision, change.delta.kills) == (
+        7,
+        8,
+        (order.kill,),
+    )
+    assert [e.event_type for e in change.events] == ["kill.issued"]
+    assert change.put == (order,)
+
+
+def test_a_second_kill_keeps_id_actor_and_time_and_changes_no_revision():
+    before = killed(MAILER)
+    change = issue(before, Issue(MAILER, BOB, "me too"), NOW + timedelta(hours=1), "K2")
+    assert change.state == before
+    assert change.delta is None
+    assert change.outcome.repeated
+    (event,) = change.events
+    assert (event.actor, event.reason) == (BOB, "me too")
+    assert event.details["repeated"] is True
+    assert event.details["strengthened"] is False
+    assert event.details["kill_id"] == "K1"
+
+
+def test_a_second_kill_takes_back_what_was_carved_out():
+    before = resume(killed(ACME), Resume(ADA, MAILER, carve_out=True), NOW).state
+    change = issue(before, Issue(ACME, BOB), NOW, "K2")
+    (order,) = change.state.orders
+    assert order.kill.excepted == ()
+    assert (order.kill.kill_id, order.kill.actor) == ("K1", "key:ada")
+    assert order.changed_revision == change.delta.revision == before.revision + 1
+    assert change.events[0].details["strengthened"] is True
+
+
+RESUMES = {
+    "the same selector": (MAILER, ["K1"], ["K2", "K3"]),
+    "a wider one lifts all inside it": (ALL, ["K1", "K2", "K3"], []),
+    "a narrower one lifts what is inside": (PROD, ["K1", "K2"], ["K3"]),
+    "an instance of it lifts nothing": (Selector(MAILER.segments, "i-1"), [], ["K1", "K2", "K3"]),
+    "somebody else": (Selector.parse("agent://other/prod/mailer"), [], []),
+}
+
+
+@pytest.mark.parametrize(("selector", "lifted", "still"), RESUMES.values(), ids=RESUMES)
+def test_a_resume_lifts_what_is_equal_or_inside(selector, lifted, still):
+    before = killed(MAILER, PROD, ACME)
+    change = resume(before, Resume(ADA, selector, reason="fixed"), NOW)
+    assert ids(change.outcome.lifted) == lifted
+    assert ids(change.outcome.still_killed_by) == still
+    assert (change.delta is None) is (not lifted)
+    assert change.state.revision == before.revision + bool(lifted)
+    assert [e.event_type for e in change.events] == ["resume.issued"]
+    for order in change.put:
+        assert order.lifted.actor == "key:ada"
+        assert order.lifted.reason == "fixed"
+
+
+def test_a_resume_by_id_lifts_that_order_alone():
+    change = resume(killed(MAILER, PROD, ACME), Resume(ADA, kill_id="K2"), NOW)
+    assert ids(change.outcome.lifted) == ["K2"]
+    assert ids(change.outcome.still_killed_by) == ["K1", "K3"]
+
+
+def test_a_resume_of_a_lifted_id_lifts_nothing():
+    before = resume(killed(MAILER), Resume(ADA, kill_id="K1"), NOW).state
+    change = resume(before, Resume(ADA, kill_id="K1"), NOW)
+    assert change.outcome.lifted == ()
+    assert change.state == before
+
+
+def test_a_resume_of_an_unknown_id_is_refused():
+    with pytest.raises(NotThereError, match="K9"):
+        resume(killed(MAILER), Resume(ADA, kill_id="K9"), NOW)
+
+
+def test_a_carve_out_excepts_the_selector_from_wider_orders():
+    change = resume(killed(MAILER, PROD, ACME), Resume(ADA, MAILER, carve_out=True), NOW)
+    assert ids(change.outcome.lifted) == ["K1"]
+    assert ids(change.outcome.carved) == ["K2", "K3"]
+    assert change.outcome.still_killed_by == ()
+    assert all(order.kill.excepted == (MAILER,) for order in change.state.orders)
+    assert ids(change.delta.kills) == ["K2", "K3"]
+    assert change.events[0].details["carved_out_of"] == ["K2", "K3"]
+
+
+def test_a_carve_out_does_not_touch_orders_that_only_cross():
+    crossing = Selector.parse("agent://*/prod/mailer")
+    change = resume(killed(crossing), Resume(ADA, ACME, carve_out=True), NOW)
+    assert change.outcome.carved == ()
+    assert ids(change.outcome.still_killed_by) == ["K1"]
+
+
+def test_a_wider_carve_out_swallows_a_narrower_one():
+    state = resume(killed(ACME), Resume(ADA, MAILER, carve_out=True), NOW).state
+    state = resume(state, Resume(ADA, PROD, carve_out=True), NOW).state
+    assert state.orders[0].kill.excepted == (PROD,)
+    assert resume(state, Resume(ADA, MAILER, carve_out=True), NOW).delta is None
+
+
+def test_only_volatile_orders_can_be_withdrawn_without_a_store():
+    state = replace(killed(MAILER, PROD), volatile=frozenset({"K2"}))
+    change = withdraw(state, Resume(ADA, PROD), NOW)
+    assert ids(change.outcome.lifted) == ["K2"]
+    assert ids(change.outcome.still_killed_by) == ["K1"]
+    assert change.state.volatile == frozenset()
+
+
+SEGMENTS = st.sampled_from(["a", "b", "*"])
+SELECTORS = st.one_of(
+    st.builds(
+        lambda x, y, i: Selector((x, y), i),
+        SEGMENTS,
+        SEGMENTS,
+        st.sampled_from([None, None, "i-1", "i-*"]),
+    ),
+    st.sampled_from([ALL, Selector(("a", "**"))]),
+)
+WHO = [(AgentRef((x, y)), i) for x in "ab" for y in "ab" for i in ("i-1", "i-2", "z")]
+COMMANDS = st.lists(st.tuples(st.sampled_from(["kill", "resume", "carve"]), SELECTORS), max_size=12)
+
+
+class Model:
+    """Orders as plain sets of who they stop."""
+
+    def __init__(self):
+        self.orders = {}
+
+    def stopped(self):
+        return set().union(*self.orders.values()) if self.orders else set()
+
+    def do(self, verb, selector):
+        named = {who for who in WHO if selector.matches(*who)}
+        if verb == "kill":
+            self.orders[selector] = named
+            return
+        for other in list(self.orders):
+            if selector.covers(other):
+                del self.orders[other]
+            elif verb == "carve" and other.covers(selector):
+                self.orders[other] = self.orders[other] - named
+
+
+@settings(deadline=None)
+@given(COMMANDS)
+def test_who_is_stopped_agrees_with_the_model(commands):
+    state, model = State("e"), Model()
+    for number, (verb, selector) in enumerate(commands):
+        before = state
+        if verb == "kill":
+            change = issue(state, Issue(selector, ADA), NOW, f"K{number}")
+        else:
+            change = resume(state, Resume(ADA, selector, carve_out=verb == "carve"), NOW)
+        state = change.state
+        model.do(verb, selector)
+        assert {w for w in WHO if any(k.matches(*w) for k in state.kills)} == model.stopped()
+        assert len({o.kill.selector for o in state.orders}) == len(state.orders)
+        assert len(change.events) == 1
+        if change.delta is None:
+            assert state == before
+        else:
+            assert (change.delta.previous, change.delta.revision) == (
+                before.revision,
+                state.revision,
+            )
+            assert state.revision == before.revision + 1
+            assert applied(before, change.delta) == set(state.kills)
+
+
+def applied(before: State, delta) -> set:
+    """What a proxy has in force that applies the delta."""
+    orders = {kill.kill_id: kill for kill in before.kills}
+    orders |= {kill.kill_id: kill for kill in delta.kills}
+    return {kill for kill_id, kill in orders.items() if kill_id not in delta.lifted}

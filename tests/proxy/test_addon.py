@@ -1,0 +1,130 @@
+"""The hooks: identity on every request, nothing of ours upstream, and a fault never lets through."""
+
+import pytest
+from haltwire_proxy import addon
+from support.client import Wire, tls_tunnel
+from support.world import BYSTANDER, INTERCEPTED, SECRET, basic
+
+AUTH = f"Proxy-Authorization: {basic('acme.prod.mailer', SECRET)}"
+OURS = (
+    "Proxy-Connection: keep-alive",
+    "X-Agent-Instance: i-1",
+    "X-Agent-Trace: 7",
+    "X_Agent_URI: agent://a/b",
+    "X-Other: kept",
+)
+
+
+async def _plain(world, origin, *headers):
+    wire = await Wire.open(world.port)
+    answer = await wire.request("GET", f"{origin.url}/echo", f"Host: {origin.host}", *headers)
+    wire.close()
+    return answer
+
+
+async def test_nothing_of_ours_reaches_a_plain_origin(world, origin):
+    answer = await _plain(world, origin, AUTH, *OURS)
+    assert answer.json()["headers"] == {"host": origin.host, "x-other": "kept"}
+
+
+async def test_nothing_of_ours_reaches_an_intercepted_origin(world, tls_origin):
+    target = f"localhost:{tls_origin.port}"
+    wire = await tls_tunnel(world.port, target, "acme.prod.reader~i-1", INTERCEPTED, world.ca_file)
+    inner = f"Proxy-Authorization: {basic('acme.prod.reader~i-1', INTERCEPTED)}"
+    answer = await wire.request("GET", "/echo", f"Host: {target}", inner, *OURS)
+    wire.close()
+    assert answer.json()["headers"] == {"host": target, "x-other": "kept"}
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "status", "code"),
+    [
+        (
+            "another secret",
+            f"Proxy-Authorization: {basic('acme.prod.bystander', BYSTANDER)}",
+            421,
+            "identity_switched",
+        ),
+        ("another instance", f"{AUTH}\r\nX-Agent-Instance: i-9", 421, "identity_switched"),
+        ("no credentials", "X-Nothing: 1", 407, "proxy_credentials_required"),
+    ],
+)
+async def test_a_later_request_on_the_connection_must_be_the_same_caller(
+    world, origin, name, header, status, code
+):
+    wire = await Wire.open(world.port)
+    target = f"{origin.url}/echo"
+    assert (await wire.request("GET", target, f"Host: {origin.host}", AUTH)).status == 200
+    answer = await wire.request("GET", target, f"Host: {origin.host}", *header.split("\r\n"))
+    assert (answer.status, answer.json()["error"]) == (status, code)
+    assert await wire.ended() == b""
+    assert len(origin.requests) == 1
+
+
+@pytest.mark.parametrize("host", ["other.test", "localhost:notaport", "a@b"])
+async def test_host_and_connect_target_must_agree(world, tls_origin, host):
+    target = f"localhost:{tls_origin.port}"
+    wire = await tls_tunnel(world.port, target, "acme.prod.reader", INTERCEPTED, world.ca_file)
+    answer = await wire.request("GET", "/echo", f"Host: {host}")
+    wire.close()
+    assert (answer.status, answer.json()["error"]) == (421, "authority_mismatch")
+    assert tls_origin.requests == []
+
+
+async def test_a_connect_inside_a_connection_is_refused(world, origin):
+    wire = await Wire.open(world.port)
+    await wire.request("GET", f"{origin.url}/echo", f"Host: {origin.host}", AUTH)
+    nested = await wire.request("CONNECT", origin.host, f"Host: {origin.host}", AUTH)
+    assert nested.status == 400
+    wire.close()
+    assert len(origin.connections) == 1
+
+
+async def test_the_way_around_us_by_http_3_is_not_advertised(world, authority):
+    import asyncio
+
+    async def serve(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 200 OK\r\nAlt-Svc: h3=":443"\r\nContent-Length: 0\r\n\r\n')
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(
+        serve, "127.0.0.1", 0, ssl=authority.server_context("localhost")
+    )
+    target = f"localhost:{server.sockets[0].getsockname()[1]}"
+    wire = await tls_tunnel(world.port, target, "acme.prod.reader", INTERCEPTED, world.ca_file)
+    answer = await wire.request("GET", "/", f"Host: {target}")
+    wire.close()
+    server.close()
+    assert answer.status == 200
+    assert "alt-svc" not in answer.headers
+
+
+@pytest.mark.parametrize("step", ["agrees", "_malformed", "_another_host"])
+async def test_a_fault_in_any_step_refuses(world, tls_origin, monkeypatch, caplog, step):
+    def fail(*_, **__):
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr(addon, step, fail)
+    target = f"localhost:{tls_origin.port}"
+    wire = await tls_tunnel(world.port, target, "acme.prod.reader", INTERCEPTED, world.ca_file)
+    answer = await wire.request("GET", "/echo", f"Host: {target}")
+    wire.close()
+    assert (answer.status, answer.json()["error"]) == (503, "enforcement_failed")
+    assert tls_origin.connections == []
+
+
+@pytest.mark.parametrize("hook", ["request", "responseheaders", "response"])
+async def test_a_hook_that_raises_later_cuts_the_connection(
+    world, tls_origin, monkeypatch, caplog, hook
+):
+    def fail(*_, **__):
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr(world.inspector.addon, hook, fail)
+    target = f"localhost:{tls_origin.port}"
+    wire = await tls_tunnel(world.port, target, "acme.prod.reader", INTERCEPTED, world.ca_file)
+    await wire.request("POST", "/echo", f"Host: {target}", body=b"x", read=False)
+    await wire.ended()
+    assert world.enforcer.connections.count == 0

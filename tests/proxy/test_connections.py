@@ -1,0 +1,170 @@
+"""The registry of live connections, with sockets that only remember what was done to them."""
+
+import asyncio
+import os
+from datetime import datetime, timezone
+
+from haltwire.wire.names import AgentRef
+from haltwire_proxy import sever
+from haltwire_proxy.connections import Connections, Exchange, describe
+from haltwire_proxy.identity import Identity
+from haltwire_proxy.tally import Tallies
+
+NOW = datetime(2026, 11, 22, tzinfo=timezone.utc)
+MAILER, OTHER = AgentRef(("acme", "prod", "mailer")), AgentRef(("acme", "prod", "other"))
+
+
+class Side:
+    def __init__(self, log, name, written=0, fd=-1, waiting=0):
+        self.log, self.name, self.written, self.fd, self.waiting = log, name, written, fd, waiting
+
+    def fileno(self):
+        return self.fd
+
+    def unwritten(self):
+        return self.waiting
+
+    def abort(self):
+        self.log.append(("abort", self.name))
+
+
+def identity(agent, instance="i-1"):
+    return Identity(agent, instance, "T1", None, True, "hwa_secret")
+
+
+def registry():
+    return Connections(Tallies(), lambda: NOW)
+
+
+def test_only_what_matches_is_cut_and_forgotten():
+    log: list = []
+    connections = registry()
+    victim = connections.register(identity(MAILER), "plain", "a.test", Side(log, "victim"))
+    connections.register(identity(OTHER), "plain", "a.test", Side(log, "bystander"))
+    assert connections.count == 2
+    cuts = connections.cut(connections.matching(lambda agent: agent == MAILER, lambda _: True))
+    assert [cut.connection for cut in cuts] == [victim]
+    assert log == [("abort", "victim")]
+    assert connections.count == 1
+    assert victim.tally.connections == 0
+
+
+def test_a_connection_is_cut_once_and_forgetting_is_idempotent():
+    log: list = []
+    connections = registry()
+    connection = connections.register(identity(MAILER), "plain", "a.test", Side(log, "c"))
+    assert len(connections.cut([connection])) == 1
+    assert connections.cut([connection]) == []
+    connections.forget(connection)
+    assert (log, connections.count) == ([("abort", "c")], 0)
+
+
+def test_all_upstreams_are_reset_before_any_client_is_closed(monkeypatch):
+    log: list = []
+    monkeypatch.setattr(sever, "reset", lambda fd: log.append(("reset", fd)))
+    monkeypatch.setattr(sever, "queued", lambda fd: None)
+    connections = registry()
+    for number in (1, 2):
+        connection = connections.register(
+            identity(MAILER, f"i-{number}"), "tunnel", "a.test", Side(log, f"client {number}")
+        )
+        connection.upstreams.append(Side(log, f"upstream {number}", fd=100 + number))
+    connections.cut(connections.everything())
+    assert sorted(log[:2]) == [("reset", 101), ("reset", 102)]
+    assert {name for what, name in log[2:] if what == "abort"} == {
+        "client 1",
+        "client 2",
+        "upstream 1",
+        "upstream 2",
+    }
+
+
+async def test_dials_in_progress_are_cancelled():
+    connections = registry()
+    connection = connections.register(identity(MAILER), "tunnel", "a.test", Side([], "c"))
+    dial = asyncio.get_running_loop().create_task(asyncio.Event().wait())
+    connection.tasks.append(dial)
+    connections.cut([connection])
+    await asyncio.wait([dial])
+    assert dial.cancelled()
+
+
+def test_what_had_been_sent_is_judged_by_the_kernel(monkeypatch):
+    """10,000 written since byte 1,000, of which the body is 9,000."""
+    cases = [
+        # waiting in our buffer, unacknowledged, unsent, complete -> sent, acknowledged
+        (0, 0, 0, True, "whole", 9000),
+        (0, 0, 0, False, "partly", 9000),
+        (0, 4000, 4000, True, "partly", 5000),
+        (2000, 4000, 0, True, "partly", 3000),
+        (0, 10_000, 10_000, True, "none", 0),
+        (0, 10_000, 3000, True, "unknown", 0),
+        (10_000, 0, 0, True, "none", 0),
+    ]
+    for waiting, unacknowledged, unsent, complete, sent, acked in cases:
+        monkeypatch.setattr(
+            sever, "queued", lambda fd, u=unacknowledged, n=unsent: sever.Queued(u, n)
+        )
+        connections = registry()
+        connection = connections.register(identity(MAILER), "inspected", "a.test", Side([], "c"))
+        upstream = Side([], "u", written=11_000, waiting=waiting)
+        exchange = Exchange("POST", "a.test", "/send", NOW, upstream, 1000, 9000)
+        exchange.request_complete = complete
+        connection.exchanges.append(exchange)
+        (flight,) = connection.facts()
+        assert (flight.sent, flight.bytes_up_acked) == (sent, acked), (waiting, unsent)
+
+
+def test_what_the_kernel_does_not_tell_is_unknown(monkeypatch):
+    monkeypatch.setattr(sever, "queued", lambda fd: None)
+    connections = registry()
+    connection = connections.register(identity(MAILER), "inspected", "a.test", Side([], "c"))
+    upstream = Side([], "u", written=10)
+    connection.exchanges.append(Exchange("GET", "a.test", "/", NOW, upstream, 0))
+    (flight,) = connection.facts()
+    assert (flight.sent, flight.bytes_up_acked) == ("unknown", None)
+
+
+def test_a_request_that_waits_for_its_upstream_has_sent_nothing():
+    connections = registry()
+    connection = connections.register(identity(MAILER), "inspected", "a.test", Side([], "c"))
+    connection.exchanges.append(Exchange("GET", "a.test", "/", NOW))
+    assert connection.facts()[0].sent == "none"
+
+
+def test_a_tunnel_is_not_read():
+    read_end, write_end = os.pipe()
+    connections = registry()
+    connection = connections.register(identity(MAILER), "tunnel", "a.test", Side([], "c"))
+    connection.upstreams.append(Side([], "u", written=5, fd=read_end))
+    (flight,) = connection.facts()
+    assert (flight.method, flight.path, flight.sent) == ("CONNECT", None, "unknown")
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_a_description_counts_only_what_is_the_instances_own():
+    connections = registry()
+    one = connections.register(identity(MAILER, "i-1"), "plain", "a.test", Side([], "1"))
+    connections.register(identity(MAILER, "i-2"), "plain", "a.test", Side([], "2"))
+    cuts = connections.cut(connections.everything())
+    described = describe(one.tally, cuts)
+    assert (described.instance, described.connections_cut) == ("i-1", 1)
+    assert described.last_byte_at is None
+    assert described.completed_known
+
+
+def test_nothing_that_fails_on_one_connection_saves_the_next(monkeypatch, caplog):
+    class Broken(Side):
+        def abort(self):
+            raise RuntimeError("injected")
+
+    log: list = []
+    connections = registry()
+    broken = connections.register(identity(MAILER, "i-1"), "tunnel", "a.test", Broken(log, "1"))
+    broken.upstreams.append(Side(log, "u"))
+    broken.upstreams[0].fileno = lambda: 1 / 0 if not broken.severed else -1  # type: ignore
+    connections.register(identity(MAILER, "i-2"), "plain", "a.test", Side(log, "2"))
+    assert len(connections.cut(connections.everything())) == 2
+    assert ("abort", "2") in log
+    assert connections.count == 0

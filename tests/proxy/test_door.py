@@ -1,0 +1,243 @@
+"""The front door: who, whether, whereto, in this order, and what the client is told."""
+
+import asyncio
+
+import pytest
+from haltwire_proxy import door, gate
+from support.client import Wire, tls_tunnel, tunnel
+from support.world import INTERCEPTED, SECRET, basic, raw_request, rule
+
+CREDENTIALS = f"Proxy-Authorization: {basic('acme.prod.mailer', SECRET)}"
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "status", "code"),
+    [
+        ("TLS to the proxy port", b"\x16\x03\x01\x02\x00\x01", 400, "malformed_request"),
+        ("origin form", b"GET / HTTP/1.1\r\nHost: a\r\n{auth}\r\n\r\n", 400, "malformed_request"),
+        (
+            "https in the open",
+            b"GET https://a/ HTTP/1.1\r\n{auth}\r\n\r\n",
+            400,
+            "malformed_request",
+        ),
+        ("no port", b"CONNECT a.test HTTP/1.1\r\n{auth}\r\n\r\n", 400, "malformed_request"),
+        ("userinfo", b"CONNECT a@b.test:1 HTTP/1.1\r\n{auth}\r\n\r\n", 400, "malformed_request"),
+        (
+            "two credentials",
+            b"CONNECT a.test:1 HTTP/1.1\r\n{auth}\r\n{auth}\r\n\r\n",
+            400,
+            "malformed_request",
+        ),
+        (
+            "endless head",
+            b"GET http://a/ HTTP/1.1\r\nX: " + b"a" * 70_000,
+            431,
+            "headers_too_large",
+        ),
+        (
+            "agent API over TLS",
+            b"CONNECT haltwire.internal:443 HTTP/1.1\r\n{auth}\r\n\r\n",
+            403,
+            "destination_denied",
+        ),
+    ],
+)
+async def test_what_cannot_be_served_is_refused_and_closed(world, name, raw, status, code):
+    answer = await raw_request(world.port, raw.replace(b"{auth}", CREDENTIALS.encode()))
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert f'"error":"{code}"'.encode() in answer
+    assert b"Connection: close" in answer
+    assert b"hwa_" not in answer
+
+
+async def test_no_credentials_get_a_challenge_that_can_be_answered_on_the_same_connection(
+    world, origin
+):
+    """git, Java and Chromium send credentials only after a 407."""
+    wire = await Wire.open(world.port)
+    target = f"{origin.url}/echo"
+    challenge = await wire.request("GET", target, f"Host: {origin.host}")
+    assert challenge.status == 407
+    assert challenge.headers["proxy-authenticate"] == 'Basic realm="haltwire"'
+    assert "connection" not in challenge.headers
+    answer = await wire.request("GET", target, f"Host: {origin.host}", CREDENTIALS)
+    assert answer.status == 200
+    wire.close()
+    assert len(origin.requests) == 1
+
+
+async def test_a_challenge_is_not_repeated_for_ever(world):
+    wire = await Wire.open(world.port)
+    for _ in range(door.MAX_CHALLENGES):
+        assert (await wire.request("CONNECT", "a.test:1")).status == 407
+    last = await wire.request("CONNECT", "a.test:1")
+    assert last.headers["connection"] == "close"
+    assert await wire.ended() == b""
+    wire.close()
+
+
+async def test_a_wrong_secret_is_counted_without_the_secret(world):
+    wire = await Wire.open(world.port)
+    forged = f"Proxy-Authorization: {basic('acme.prod.mailer', 'hwa_' + 'x' * 43)}"
+    assert (await wire.request("CONNECT", "a.test:1", forged)).status == 407
+    wire.close()
+    (mismatch,) = world.enforcer.tallies.take_mismatches()
+    assert (mismatch.source, mismatch.kind) == ("127.0.0.1", "proxy_credentials_invalid")
+    assert "hwa_" not in repr(mismatch)
+
+
+async def test_nothing_behind_a_refused_connect_is_served(world, origin):
+    """K04: bytes pipelined behind a refusal were once read as the next proxy request."""
+    world.kill("agent://acme/prod/mailer")
+    behind = f"GET {origin.url}/echo HTTP/1.1\r\nHost: {origin.host}\r\n{CREDENTIALS}\r\n\r\n"
+    answer = await raw_request(
+        world.port, f"CONNECT {origin.host} HTTP/1.1\r\n{CREDENTIALS}\r\n\r\n{behind}".encode()
+    )
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b"agent_killed" in answer
+    assert origin.connections == []
+
+
+async def test_a_tunnel_carries_bytes_sent_before_it_was_open(world, origin):
+    early = f"GET /echo HTTP/1.1\r\nHost: {origin.host}\r\n\r\n"
+    wire = await Wire.open(world.port)
+    await wire.send(f"CONNECT {origin.host} HTTP/1.1\r\n{CREDENTIALS}\r\n\r\n{early}".encode())
+    assert (await wire.answer(head=True)).status == 200
+    assert (await wire.answer()).json()["target"] == "/echo"
+    wire.close()
+
+
+async def test_an_upstream_that_is_not_there_is_named(world):
+    answer = await raw_request(
+        world.port, f"CONNECT 127.0.0.1:1 HTTP/1.1\r\n{CREDENTIALS}\r\n\r\n".encode()
+    )
+    assert answer.startswith(b"HTTP/1.1 502 ")
+    assert b"upstream_unreachable" in answer
+    assert b"127.0.0.1" in answer
+
+
+async def test_a_killed_agent_is_told_who_stopped_it_and_why(world, origin):
+    world.kill("agent://acme/prod/mailer", "broken link")
+    wire = await Wire.open(world.port)
+    answer = await wire.request("GET", f"{origin.url}/echo", f"Host: {origin.host}", CREDENTIALS)
+    wire.close()
+    assert answer.status == 403
+    assert answer.headers["x-should-retry"] == "false"
+    assert answer.headers["proxy-status"].startswith("haltwire; error=")
+    body = answer.json()
+    assert (body["error"], body["reason"], body["actor"]) == (
+        "agent_killed",
+        "broken link",
+        "key:ada",
+    )
+    assert body["agent_uri"] == "agent://acme/prod/mailer"
+    assert origin.connections == []
+
+
+async def test_resume_lets_new_connections_through_and_old_ones_stay_dead(world, origin):
+    wire = await tunnel(world.port, origin.host, "acme.prod.mailer", SECRET)
+    killed = world.kill("agent://acme/prod/mailer")
+    await wire.ended()
+    world.resume(killed.ack.kills[0])
+    again = await tunnel(world.port, origin.host, "acme.prod.mailer", SECRET)
+    assert (await again.request("GET", "/echo", f"Host: {origin.host}")).status == 200
+    again.close()
+
+
+async def test_where_we_intercept_the_refusal_comes_inside_tls_until_there_are_too_many(
+    world, tls_origin
+):
+    world.kill("agent://acme/prod/reader")
+    target = f"localhost:{tls_origin.port}"
+    wire = await tls_tunnel(world.port, target, "acme.prod.reader", INTERCEPTED, world.ca_file)
+    answer = await wire.request("GET", "/echo", f"Host: {target}")
+    assert (answer.status, answer.json()["error"]) == (403, "agent_killed")
+    await wire.ended()
+    auth = f"Proxy-Authorization: {basic('acme.prod.reader', INTERCEPTED)}"
+    statuses = set()
+    for _ in range(12):
+        probe = await Wire.open(world.port)
+        statuses.add((await probe.request("CONNECT", target, auth)).status)
+        probe.close()
+    assert statuses == {200, 403}
+    assert tls_origin.connections == []
+
+
+async def test_without_a_lease_nothing_passes_and_what_lives_is_cut(world, origin):
+    wire = await tunnel(world.port, origin.host, "acme.prod.mailer", SECRET)
+    await wire.request("GET", "/hang", f"Host: {origin.host}", read=False)
+    await asyncio.wait_for(origin.arrived.wait(), 2)
+    world.lose_lease()
+    await wire.send(b"more")  # the next forwarding write asks for the lease
+    assert await wire.ended() == b""
+    await asyncio.wait_for(origin.connections[0].ended.wait(), 2)
+    assert b"more" not in origin.connections[0].raw
+    refused = await raw_request(
+        world.port, f"CONNECT {origin.host} HTTP/1.1\r\n{CREDENTIALS}\r\n\r\n".encode()
+    )
+    assert refused.startswith(b"HTTP/1.1 503 ")
+    assert b"enforcement_unknown" in refused
+    assert b"Retry-After:" in refused
+    assert len(origin.connections) == 1
+
+
+async def test_a_revoked_token_cuts_its_live_connections_and_is_refused(world, origin):
+    wire = await tunnel(world.port, origin.host, "acme.prod.mailer", SECRET)
+    world.revoke(rule(SECRET, "agent://acme/prod/mailer").token_id)
+    assert await wire.ended() == b""
+    probe = await Wire.open(world.port)
+    assert (await probe.request("CONNECT", origin.host, CREDENTIALS)).status == 407
+    probe.close()
+
+
+async def test_a_kill_during_the_dial_drops_it(world, monkeypatch):
+    started, release = asyncio.Event(), asyncio.Event()
+
+    async def slow_dial(*_):
+        started.set()
+        await release.wait()
+
+    monkeypatch.setattr(world.dialer, "dial", slow_dial)
+    wire = await Wire.open(world.port)
+    await wire.request("CONNECT", "slow.test:443", CREDENTIALS, read=False)
+    await asyncio.wait_for(started.wait(), 2)
+    enforced = world.kill("agent://acme/prod/mailer")
+    assert enforced.ack.connections_cut == 1
+    assert enforced.reports[0].instances[0].in_flight[0].sent == "none"
+    assert await wire.ended() == b""
+    wire.close()
+
+
+@pytest.mark.parametrize("step", ["identify", "parse_head", "_destination"])
+async def test_a_fault_in_any_step_refuses(world, origin, monkeypatch, step, caplog):
+    def fail(*_, **__):
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr(door, step, fail)
+    answer = await raw_request(
+        world.port, f"CONNECT {origin.host} HTTP/1.1\r\n{CREDENTIALS}\r\n\r\n".encode()
+    )
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"enforcement_failed" in answer
+    assert origin.connections == []
+
+
+async def test_a_fault_in_the_decision_refuses(world, origin, monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr(gate, "decide", fail)
+    answer = await raw_request(
+        world.port, f"CONNECT {origin.host} HTTP/1.1\r\n{CREDENTIALS}\r\n\r\n".encode()
+    )
+    assert b"enforcement_failed" in answer
+    assert origin.connections == []
+
+
+async def test_a_head_that_never_ends_is_not_waited_for(world, monkeypatch):
+    monkeypatch.setattr(door, "HEAD_TIMEOUT_S", 0.05)
+    wire = await Wire.open(world.port)
+    await wire.send(b"CONNECT a.te")
+    assert await wire.ended() == b""
+    wire.close()

@@ -1,0 +1,187 @@
+"""The link against a control server that says what a test wants."""
+
+import asyncio
+
+import aiohttp
+import pytest
+from aiohttp import web
+from haltwire.wire import messages
+from haltwire.wire.messages import (
+    Ack,
+    Bye,
+    Delta,
+    Hello,
+    Renew,
+    Renewed,
+    Report,
+    Settings,
+    Snapshot,
+    Usage,
+)
+from haltwire_proxy import link as link_module
+from haltwire_proxy.clock import boottime, utc_now
+from haltwire_proxy.enforcer import Enforcer
+from haltwire_proxy.link import Link
+from support.world import TOKENS, kill
+
+LEASE_MS = 400
+
+
+class Control:
+    """Accepts links; grants leases while `granting`; keeps what it hears."""
+
+    def __init__(self):
+        self.heard = []
+        self.keys = []
+        self.granting = True
+        self.revision = 1
+        self.orders = ()
+        self.connected = asyncio.Event()
+        self.links = []
+        self._changed = asyncio.Event()
+
+    async def serve(self, request):
+        self.keys.append(request.headers["Authorization"])
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        self.links.append(socket)
+        async for message in socket:
+            said = messages.loads(message.data)
+            self.heard.append(said)
+            self._changed.set()
+            if isinstance(said, Hello):
+                await self.tell(
+                    Snapshot("e", self.revision, self.orders, (), TOKENS, Settings(LEASE_MS))
+                )
+                self.connected.set()
+            elif isinstance(said, Renew) and self.granting:
+                await self.tell(Renewed(said.sent_at_boot, "e", self.revision, LEASE_MS))
+        return socket
+
+    async def tell(self, message):
+        await self.links[-1].send_str(messages.dumps(message))
+
+    async def hear(self, kind, check=lambda _: True):
+        async with asyncio.timeout(5):
+            while True:
+                for said in self.heard:
+                    if isinstance(said, kind) and check(said):
+                        return said
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@pytest.fixture
+async def control(aiohttp_server):
+    made = Control()
+    app = web.Application()
+    app.router.add_get("/v1/proxies/connect", made.serve)
+    made.server = await aiohttp_server(app)
+    return made
+
+
+@pytest.fixture
+async def linked(control):
+    enforcer = Enforcer(boottime, utc_now)
+    ready = asyncio.Event()
+    async with aiohttp.ClientSession() as session:
+        made = Link(
+            session, enforcer, str(control.server.make_url("/")), "hwk_key", "w1", ready.set
+        )
+        task = asyncio.get_running_loop().create_task(made.run())
+        made.enforcer, made.ready, made.task = enforcer, ready, task
+        yield made
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_it_says_hello_and_is_ready_with_a_snapshot_and_a_lease(control, linked):
+    await asyncio.wait_for(linked.ready.wait(), 5)
+    hello = await control.hear(Hello)
+    assert (hello.proxy_id, hello.revision, hello.epoch) == ("w1", 0, None)
+    assert hello.pid > 0
+    assert hello.started_ticks > 0
+    assert control.keys == ["Bearer hwk_key"]
+    assert linked.enforcer.lease_left() > 0
+    assert len(linked.enforcer.tokens) == len(TOKENS)
+
+
+async def test_a_delta_is_acknowledged_by_name_and_then_reported(control, linked):
+    await asyncio.wait_for(linked.ready.wait(), 5)
+    order = kill("agent://acme/prod/mailer", revision=2)
+    control.revision = 2
+    await control.tell(Delta(1, 2, kills=(order,)))
+    ack = await control.hear(Ack, lambda a: a.kills)
+    report = await control.hear(Report)
+    assert (ack.kills, ack.revision) == ((order.kill_id,), 2)
+    assert report.kill_id == order.kill_id
+    assert control.heard.index(ack) < control.heard.index(report)
+
+
+async def test_a_gap_brings_a_new_snapshot(control, linked):
+    await asyncio.wait_for(linked.ready.wait(), 5)
+    order = kill("agent://acme/prod/mailer", revision=2)
+    control.revision, control.orders = 3, (order,)
+    await control.tell(Delta(2, 3))
+    ack = await control.hear(Ack, lambda a: a.kills)
+    assert ack.revision == 3
+    assert len([said for said in control.heard if isinstance(said, Hello)]) == 2
+    assert linked.enforcer.replica.view.revision == 3
+
+
+async def test_a_lost_link_is_made_again_and_the_next_hello_names_what_is_enforced(control, linked):
+    await asyncio.wait_for(linked.ready.wait(), 5)
+    order = kill("agent://acme/prod/mailer", revision=2)
+    control.revision, control.orders = 2, (order,)
+    await control.tell(Delta(1, 2, kills=(order,)))
+    await control.hear(Ack, lambda a: a.kills)
+    await control.links[-1].close()
+    hello = await control.hear(Hello, lambda h: h.revision == 2)
+    assert hello.kill_ids == (order.kill_id,)
+
+
+async def test_without_renewals_the_lease_ends_and_everything_live_is_cut(control, linked):
+    await asyncio.wait_for(linked.ready.wait(), 5)
+    cut = asyncio.Event()
+    linked.enforcer.connections.everything = lambda: cut.set() or []
+    control.granting = False
+    await asyncio.wait_for(cut.wait(), 5)
+    assert linked.enforcer.lease_left() == 0
+
+
+async def test_usage_is_told_when_something_changed(control, linked):
+    from haltwire.wire.names import AgentRef
+
+    await asyncio.wait_for(linked.ready.wait(), 5)
+    linked.enforcer.tallies.seen(AgentRef(("acme", "prod", "mailer")), "i-1", utc_now())
+    usage = await control.hear(Usage, lambda u: u.instances)
+    assert usage.instances[0].instance == "i-1"
+
+
+async def test_its_last_word_is_bye(control, linked):
+    await asyncio.wait_for(linked.ready.wait(), 5)
+    await linked.say_bye()
+    assert (await control.hear(Bye)).proxy_id == "w1"
+
+
+async def test_it_tries_for_ever_with_growing_pauses(monkeypatch):
+    pauses = []
+    enough = asyncio.Event()
+
+    async def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 8:
+            enough.set()
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(link_module.asyncio, "sleep", pause)
+    async with aiohttp.ClientSession() as session:
+        lost = Link(
+            session, Enforcer(boottime, utc_now), "http://127.0.0.1:1", "hwk_", "w1", lambda: None
+        )
+        task = asyncio.get_running_loop().create_task(lost.run())
+        await asyncio.wait_for(enough.wait(), 5)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert max(pauses) <= link_module.LAST_RETRY_S * 1.5
+    assert sum(pauses[4:]) > sum(pauses[:4])

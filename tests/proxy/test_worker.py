@@ -1,0 +1,121 @@
+"""A worker as a process of its own: it serves, and it ends when it is told or its parent is gone."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+
+import pytest
+from aiohttp import web
+from haltwire.wire import messages
+from haltwire.wire.messages import Bye, Hello, Renew, Renewed, Settings, Snapshot
+from support.client import Wire
+from support.world import SECRET, TOKENS, basic
+
+CHILD = """
+import asyncio, json, sys
+from haltwire_proxy.worker import WorkerConfig, serve
+config = WorkerConfig(**json.loads(sys.stdin.readline()))
+asyncio.run(serve(config, lambda: print("ready", flush=True)))
+"""
+
+
+@pytest.fixture
+async def control(aiohttp_server):
+    heard = []
+
+    async def serve(request):
+        link = web.WebSocketResponse()
+        await link.prepare(request)
+        async for message in link:
+            said = messages.loads(message.data)
+            heard.append(said)
+            if isinstance(said, Hello):
+                snapshot = Snapshot("e", 1, (), (), TOKENS, Settings(1000))
+                await link.send_str(messages.dumps(snapshot))
+            elif isinstance(said, Renew):
+                await link.send_str(messages.dumps(Renewed(said.sent_at_boot, "e", 1, 1000)))
+        return link
+
+    app = web.Application()
+    app.router.add_get("/v1/proxies/connect", serve)
+    server = await aiohttp_server(app)
+    server.heard = heard
+    return server
+
+
+@pytest.fixture
+async def worker(control, data_dir):
+    listener = socket.create_server(("127.0.0.1", 0))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-O",
+        "-c",
+        CHILD,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        pass_fds=[listener.fileno()],
+    )
+    config = {
+        "proxy_id": "w1",
+        "listen_fd": listener.fileno(),
+        "control_url": str(control.make_url("/")),
+        "proxy_key": "hwk_key",
+        "data_dir": str(data_dir),
+        "own_addresses": [["127.0.0.1", control.port]],
+    }
+    process.stdin.write(json.dumps(config).encode() + b"\n")
+    assert await asyncio.wait_for(process.stdout.readline(), 20) == b"ready\n"
+    process.port = listener.getsockname()[1]
+    listener.close()
+    yield process
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
+    process.stdin.close()
+
+
+async def test_it_serves_through_the_inherited_socket(worker, origin):
+    wire = await Wire.open(worker.port)
+    auth = f"Proxy-Authorization: {basic('acme.prod.mailer', SECRET)}"
+    answer = await wire.request("GET", f"{origin.url}/echo", f"Host: {origin.host}", auth)
+    assert answer.status == 200
+    wire.close()
+
+
+async def test_the_control_server_is_not_reachable_through_it(worker, control):
+    auth = f"Proxy-Authorization: {basic('acme.prod.mailer', SECRET)}"
+    for host in ("127.0.0.1", "localhost", "127.1", "0.0.0.0", "2130706433"):
+        wire = await Wire.open(worker.port)
+        answer = await wire.request("CONNECT", f"{host}:{control.port}", auth)
+        assert (answer.status, answer.json()["error"]) == (403, "destination_denied")
+        wire.close()
+
+
+async def test_sigterm_cuts_what_is_left_and_says_bye(worker, control, origin):
+    wire = await Wire.open(worker.port)
+    auth = f"Proxy-Authorization: {basic('acme.prod.mailer', SECRET)}"
+    assert (await wire.request("CONNECT", origin.host, auth)).status == 200
+    worker.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(worker.wait(), 5) == 0
+    assert await wire.ended() == b""
+    assert any(isinstance(said, Bye) for said in control.heard)
+
+
+async def test_it_ends_when_its_parent_is_gone(worker):
+    worker.stdin.close()
+    assert await asyncio.wait_for(worker.wait(), 5) == 0
+
+
+async def test_a_killed_worker_resets_what_it_carried(worker, origin):
+    wire = await Wire.open(worker.port)
+    auth = f"Proxy-Authorization: {basic('acme.prod.mailer', SECRET)}"
+    assert (await wire.request("CONNECT", origin.host, auth)).status == 200
+    await wire.request("GET", "/hang", f"Host: {origin.host}", read=False)
+    await asyncio.wait_for(origin.arrived.wait(), 2)
+    os.kill(worker.pid, signal.SIGKILL)
+    await asyncio.wait_for(origin.connections[0].ended.wait(), 2)
+    await wire.ended()
