@@ -55,6 +55,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that all processes end
+    where = peers.machine()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="haltwire-bench-")))
         folder.chmod(0o755)
@@ -64,9 +65,11 @@ def main() -> None:
         with peers.on_cores(for_proxies):
             subjects = _start(stack, folder, ports, arguments.without)
         samples = _measure(subjects, arguments)
-    print(_table(subjects, samples, arguments))
+    print(_table(where, subjects, samples, arguments))
     if arguments.json:
-        arguments.json.write_text(json.dumps(_document(subjects, samples, arguments), indent=1))
+        arguments.json.write_text(
+            json.dumps({"machine": where, **_document(subjects, samples, arguments)}, indent=1)
+        )
 
 
 def _start(
@@ -123,32 +126,39 @@ def _measure(
     for number in range(arguments.rounds):
         for kind in TITLES:
             for subject in subjects:
-                if kind not in subject.ways:
-                    continue
-                sample = uvloop.run(
-                    load.measure(
-                        "requests" if kind == "tls" else kind,
-                        subject.ways[kind],
-                        min(4, arguments.connections)
-                        if kind == "download"
-                        else arguments.connections,
-                        arguments.seconds,
-                        subject.process.cpu_s if subject.process else lambda: 0.0,
+                if kind in subject.ways:
+                    sample = _sample(subject, kind, arguments)
+                    samples.setdefault((subject.name, kind), []).append(sample)
+                    print(
+                        f"round {number + 1}: {subject.name:<20} {TITLES[kind]:<11} {sample.rate:>9,.0f}"
+                        + (f"  {sample.errors} ERRORS" if sample.errors else ""),
+                        file=sys.stderr,
                     )
-                )
-                samples.setdefault((subject.name, kind), []).append(sample)
-                print(
-                    f"round {number + 1}: {subject.name:<20} {TITLES[kind]:<11} {sample.rate:>9,.0f}"
-                    + (f"  {sample.errors} ERRORS" if sample.errors else ""),
-                    file=sys.stderr,
-                )
     return samples
 
 
-def _table(subjects: list[Subject], samples: dict, arguments: argparse.Namespace) -> str:
-    where = peers.machine()
+def _sample(subject: Subject, kind: str, arguments: argparse.Namespace) -> load.Sample:
+    connections = min(4, arguments.connections) if kind == "download" else arguments.connections
+    try:
+        return uvloop.run(
+            load.measure(
+                "requests" if kind == "tls" else kind,
+                subject.ways[kind],
+                connections,
+                arguments.seconds,
+                subject.process.cpu_s if subject.process else lambda: 0.0,
+            )
+        )
+    except (OSError, TimeoutError) as error:
+        print(f"{subject.name}, {TITLES[kind]}: {error}", file=sys.stderr)
+        return load.Sample(0.0, 1.0, 0.0, float("nan"), float("nan"), 1)
+
+
+def _table(
+    where: dict[str, str], subjects: list[Subject], samples: dict, arguments: argparse.Namespace
+) -> str:
     lines = [
-        f"{where['cpu']}, {where['system']}, Python {where['python']}, the proxy on one core, load generator and origin on the other",
+        f"{where['cpu']}, {where['system']}, Python {where['python']}, load average {where['load average']} before; the proxy on one core, load generator and origin on the other",
         f"best of {arguments.rounds} rounds, {arguments.connections} connections, {arguments.seconds:g} s each; cpu: the proxy's whole process tree",
         "",
         f"{'':<20} {'requests/s':>10} {'p50 us':>7} {'p99 us':>7} {'cpu us':>7} {'TLS req/s':>10} {'p50 us':>7} {'cpu us':>7} {'CONNECT/s':>10} {'cpu us':>7} {'MB/s':>7} {'cpu ms/MB':>9}",
@@ -186,7 +196,7 @@ def _least(
     scale: float = 1.0,
     decimals: int = 0,
 ) -> str:
-    values = [getattr(sample, name) * scale for sample in samples or ()]
+    values = [getattr(sample, name) * scale for sample in samples or () if not sample.errors]
     best = min(values, default=0.0)
     return f"{best:>{width},.{decimals}f}" if best > 0 else " " * width
 
@@ -200,7 +210,6 @@ def _ratio(samples: dict, one: str, other: str, kind: str) -> float | None:
 
 def _document(subjects: list[Subject], samples: dict, arguments: argparse.Namespace) -> dict:
     return {
-        "machine": peers.machine(),
         "rounds": arguments.rounds,
         "seconds": arguments.seconds,
         "connections": arguments.connections,

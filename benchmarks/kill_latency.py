@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    where = peers.machine()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="haltwire-bench-")))
         ours = stack.enter_context(peers.haltwire(folder / "haltwire", arguments.workers))
@@ -91,7 +92,7 @@ def main() -> None:
         measured = _kill_again_and_again(ours, origin, proxy_url, arguments.kills)
         measured["fsync of 4 KB on this disk"] = _repeat(_fsync(stack, folder), arguments.kills)
         measured["loopback round trip"] = _repeat(_round_trip(stack), arguments.kills)
-    _report(measured, arguments)
+    _report(where, measured, arguments)
 
 
 def _kill_again_and_again(
@@ -209,9 +210,12 @@ def _repeat(once: Callable[[], None], times: int) -> list[float]:
     return durations
 
 
-def _report(measured: dict[str, list[float]], arguments: argparse.Namespace) -> None:
-    where = peers.machine()
-    print(f"{where['cpu']}, {where['system']}, Python {where['python']}")
+def _report(
+    where: dict[str, str], measured: dict[str, list[float]], arguments: argparse.Namespace
+) -> None:
+    print(
+        f"{where['cpu']}, {where['system']}, Python {where['python']}, load average {where['load average']} before"
+    )
     print(f"{arguments.kills} kills, {arguments.workers} workers, {arguments.tls}; milliseconds\n")
     print(f"{'':<30} {'p50':>8} {'p99':>8} {'max':>8}")
     figures = {}
@@ -219,7 +223,7 @@ def _report(measured: dict[str, list[float]], arguments: argparse.Namespace) -> 
         ordered = sorted(value * 1e3 for value in seconds)
         p99 = ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
         figures[name] = {"p50": statistics.median(ordered), "p99": p99, "max": ordered[-1]}
-        print(f"{name:<30} {figures[name]['p50']:>8.2f} {p99:>8.2f} {ordered[-1]:>8.2f}")
+        print(f"{name:<30} {figures[name]['p50']:>8.3f} {p99:>8.3f} {ordered[-1]:>8.3f}")
     if arguments.json:
         document = {"machine": where, "kills": arguments.kills, "ms": figures}
         arguments.json.write_text(json.dumps(document, indent=1))

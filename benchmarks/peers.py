@@ -240,7 +240,7 @@ def cpu_s(root: int) -> float:
 
 
 def machine() -> dict[str, str]:
-    """What the figures were measured on."""
+    """What the figures were measured on, and how busy it is with other things when this is called."""
     cpu = next(
         (
             line.partition(":")[2].strip()
@@ -254,6 +254,7 @@ def machine() -> dict[str, str]:
         "cpu": f"{os.cpu_count()} x {cpu}",
         "system": f"{system.sysname} {system.release} {system.machine}",
         "python": sys.version.split()[0],
+        "load average": f"{os.getloadavg()[0]:.1f}",
     }
 
 

@@ -282,5 +282,7 @@ def _verdict(screen: Screen, findings: list[Finding]) -> bool:
     if failed:
         screen.say(f"The demo has FAILED. {failed[0].sentence}", style="bold red")
     else:
-        screen.say("The demo has passed: what it claims rests on the receipt and the provider's books alone.")
+        screen.say(
+            "The demo has passed: what it claims rests on the receipt and the provider's books alone."
+        )
     return not failed

@@ -40,9 +40,8 @@ class Home:
 
     @property
     def is_default(self) -> bool:
-        """Whether commands find it without being told."""
-        said = os.environ.get("HALTWIRE_DATA_DIR")
-        return self.path == (Path(said).absolute() if said else default_data_dir())
+        """Whether commands find it without being told, in any terminal."""
+        return self.path == default_data_dir()
 
     @contextmanager
     def claimed(self) -> Iterator[int]:

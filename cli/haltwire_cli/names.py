@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from urllib.parse import quote
 
 import click
@@ -17,10 +19,11 @@ MOST_AGENTS = 10_000
 
 def selector_of(api: Api, typed: str) -> Selector:
     """The selector that was meant; a usage error with the candidates when it could be several or none."""
+    known = known_agents(api) if needs_known(typed) else []
     try:
-        return parse_typed(typed, known_agents(api) if needs_known(typed) else ())
+        return parse_typed(typed, known)
     except UnknownNameError as error:
-        raise Failure(f"{error}.", USAGE) from error
+        raise Failure(f"{error}.{_similar(error, known)}", USAGE) from error
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
 
@@ -44,6 +47,14 @@ def known_agents(api: Api) -> list[AgentRef]:
     """Every agent that the control server has seen."""
     agents = api.get("/v1/mesh/agents", {"limit": MOST_AGENTS}).document.get("agents", ())
     return [AgentRef.parse(agent["agent_uri"]) for agent in agents]
+
+
+def _similar(error: UnknownNameError, known: Iterable[AgentRef]) -> str:
+    if error.candidates:
+        return ""  # they are named already
+    close = set(get_close_matches(error.name, {agent.name for agent in known}))
+    agents = sorted(str(agent) for agent in known if agent.name in close)
+    return f" Did you mean {' or '.join(agents)}?" if agents else ""
 
 
 def agent_path(agent: AgentRef) -> str:

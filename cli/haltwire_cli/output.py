@@ -142,7 +142,9 @@ def _proxy_lines(receipt: Json) -> Iterable[str]:
         state = proxy["state"]
         if state == "applied":
             cut = proxy.get("connections_cut")
-            parts = [f"stopped it after {_milliseconds(proxy.get('latency_ms'))}"]
+            # Of an agent that nobody has seen, nothing was stopped yet.
+            did = "in force" if receipt.get("unconfirmed_because") == "no_agent" else "stopped it"
+            parts = [f"{did} after {_milliseconds(proxy.get('latency_ms'))}"]
             parts.append("cut: not known" if cut is None else f"cut {_count(cut, 'connection')}")
             yield f"{name}: {', '.join(parts)}"
         elif state == "gone":
@@ -192,6 +194,8 @@ def _in_flight(request: Json) -> str:
     up, acknowledged = request.get("bytes_up"), request.get("bytes_up_acked")
     if up is None:
         sent = "sent: not read (tunnel)"
+    elif up == 0:
+        sent = "no body"
     elif acknowledged is None:
         sent = f"{up} bytes sent"
     else:

@@ -31,6 +31,7 @@ _PASSED = (
     signal.SIGUSR2,
     signal.SIGWINCH,
 )
+_ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 _SI_KERNEL = 0x80
 _ALPHABET = "abcdefghjkmnpqrstvwxyz0123456789"
 
@@ -87,10 +88,10 @@ def _run(
     command: tuple[str, ...], environment: Mapping[str, str], mask: set[signal.Signals | int]
 ) -> int:
     """Its exit code, or 128 and the signal that ended it; 127 or 126 when it cannot be started."""
-    signal.signal(
-        signal.SIGCHLD, signal.SIG_DFL
-    )  # inherited as ignored, there would be no exit code
-    sys.stdout.flush()
+    if early := _ENDING & signal.sigpending():
+        return BY_SIGNAL + int(min(early))  # a Ctrl-C that came before there was anything to stop
+    # Inherited as ignored, there would be no exit code.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         child = os.posix_spawnp(
             command[0],

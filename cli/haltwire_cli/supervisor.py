@@ -124,7 +124,6 @@ class _Running:
         self._process: asyncio.subprocess.Process | None = None
         self._started = 0.0
         self._drain: asyncio.Task[None] | None = None
-        self._stopping = False
 
     async def start(self) -> str | None:
         """Start the process and wait until it says that it is ready; otherwise the sentence that tells why not."""

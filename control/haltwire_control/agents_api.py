@@ -46,10 +46,10 @@ class AgentsApi:
             selector = Selector.of(agent, instance)
             details = {"instance": instance}
             events.append(
-                NewEvent("instance.finished", moment, call.actor.actor, selector, details=details)
+                NewEvent("instance.finished", moment, call.caller.actor, selector, details=details)
             )
         service.note(*events)
-        kill = deciding_kill(service.state.kills, agent, instance)
+        kill = deciding_kill(service.in_force.about(agent), agent, instance)
         status = KILLED if kill else status_of(known.signs, moment)
         answer: dict[str, Any] = {
             "ok": True,
@@ -75,7 +75,7 @@ class AgentsApi:
 
     def _identify(self, call: Call, body: HeartbeatBody) -> tuple[AgentRef, str]:
         """Who beats: within the token, or whoever an operator's key names."""
-        token = call.actor.token
+        token = call.caller.token
         if token is None:
             if body.agent_uri is None:
                 raise ApiError(

@@ -42,7 +42,7 @@ class KillDocument(Answer):
     excepted: list[str]
     in_force: bool
     durable: bool
-    confirmed: bool | None
+    confirmed: bool
     lifted_at: str | None
     lifted_by: str | None
     lifted_reason: str | None

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from haltwire import __version__
 
+from haltwire_control.admin_api import AdminApi
 from haltwire_control.agents_api import AgentsApi
 from haltwire_control.api import Api
 from haltwire_control.calls import BODY_LIMIT, Gatekeeper, Route
@@ -33,6 +35,8 @@ from haltwire_control.sqlite import SqliteStore
 log = logging.getLogger(__name__)
 SHUTDOWN_S = 0.5
 "Answers under way get this long; whoever wants the process gone waits for a second."
+SWITCH_S = 0.0005
+"How long one thread may keep the interpreter from another; Python's own choice is ten times that."
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
@@ -57,6 +61,8 @@ class ControlConfig:
 
 async def serve(config: ControlConfig, on_ready: Callable[[], None]) -> None:
     """Serve until SIGTERM or the end of `stop_fd`."""
+    # A reader that checks a million hashes must not keep a kill waiting for the interpreter.
+    sys.setswitchinterval(SWITCH_S)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -76,8 +82,17 @@ async def serve(config: ControlConfig, on_ready: Callable[[], None]) -> None:
             loop.remove_signal_handler(signal.SIGTERM)
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A control server that serves."""
+
+    service: Service
+    routes: list[Route]
+    application: web.Application
+
+
 @asynccontextmanager
-async def control_server(config: ControlConfig) -> AsyncIterator[Service]:
+async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
     """A control server that serves while the context is open."""
     async with AsyncExitStack() as stack:
         directory = DataDirectory(config.data_dir)
@@ -103,7 +118,8 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Service]:
         public = PublicApi(service, Following(service, config.lease_ms), directory)
         routes = route_table(
             AgentsApi(service),
-            Api(service, killing, credentials, config.proxy_url),
+            Api(service, killing),
+            AdminApi(service, credentials, config.proxy_url),
             EventsApi(service),
             public,
         )
@@ -116,7 +132,7 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Service]:
         site = web.SockSite(runner, socket.socket(fileno=config.listen_fd))
         await site.start()
         try:
-            yield service
+            yield Running(service, routes, app)
         finally:
             service.hub.drop_links("the control server stops")
             await runner.cleanup()

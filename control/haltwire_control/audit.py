@@ -39,8 +39,16 @@ class EventRow:
     hash: str
 
     def document(self) -> dict[str, Any]:
-        """The event as the API shows it."""
-        return {**_hashed(self), "details": json.loads(self.details), "hash": self.hash}
+        """The event as the API shows it; one that was changed by hand is shown as far as it can be."""
+        shown = {
+            name: value if value is None or isinstance(value, (str, int)) else repr(value)
+            for name, value in _fields(self).items()
+        }
+        try:
+            details = json.loads(self.details)
+        except (TypeError, ValueError):
+            details = None
+        return shown | {"details": details if isinstance(details, dict) else {}}
 
 
 @dataclass(frozen=True, slots=True)

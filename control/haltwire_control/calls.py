@@ -14,8 +14,11 @@ from pydantic import BaseModel, ValidationError
 from haltwire_control.auth import Caller, caller_of, digest_of, may
 from haltwire_control.errors import ApiError
 from haltwire_control.service import Service
+from haltwire_control.state import Actor
 
 BODY_LIMIT = 1024 * 1024
+ANYBODY = Caller("anybody", Actor("anybody"))
+"Who calls an open route."
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="haltwire"'}
 
 
@@ -26,19 +29,11 @@ class Call:
     request: web.Request
     arrived: float
     "On the monotonic clock."
-    caller: Caller | None
-    "None on open routes."
+    caller: Caller
     body: Any = None
     "An instance of the route's body model."
     query: Any = None
     "An instance of the route's query model."
-
-    @property
-    def actor(self) -> Caller:
-        """Who calls; only on routes that ask."""
-        if self.caller is None:
-            raise LookupError("an open route has no caller")
-        return self.caller
 
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -71,7 +66,7 @@ class Gatekeeper:
 
     async def admit(self, route: Route, request: web.Request) -> Call:
         """The call; ApiError when it may not be made or makes no sense."""
-        call = Call(request, time.monotonic(), None)
+        call = Call(request, time.monotonic(), ANYBODY)
         if route.action is not None:
             call.caller = self._authenticate(request)
             if not may(call.caller.role, route.action):
@@ -116,7 +111,7 @@ def _secret_of(request: web.Request) -> str:
 
 
 def _plain_query(request: web.Request) -> dict[str, str]:
-    names = list(request.query)
+    names = [name for name, _ in request.query.items()]
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
         raise ApiError(422, "invalid_field", f"{repeated[:64]}: given more than once")

@@ -29,11 +29,11 @@ def agent_document(
 ) -> dict[str, Any]:
     """One agent in a list."""
     instances = tuple(instances)
-    about = tuple(kill for kill in kills if kill.selector.matches_agent(agent))
+    kills = tuple(kills)
     live = [i for i in instances if is_live(i.signs, now)]
     status = (
         KILLED
-        if covers_agent(about, agent)
+        if covers_agent(kills, agent)
         else worst(status_of(i.signs, now) for i in live or instances)
     )
     signs = [i.signs.last_at for i in instances]
@@ -45,7 +45,7 @@ def agent_document(
         "status": status,
         "health_status": HEALTH_OF[status],
         "instances": len(live),
-        "instances_killed": sum(deciding_kill(about, agent, i.instance) is not None for i in live),
+        "instances_killed": sum(deciding_kill(kills, agent, i.instance) is not None for i in live),
         "last_seen_at": encode(max((t for t in signs if t), default=None)),
         "metadata": latest.metadata if latest else None,
         "requests": sum(i.total.requests for i in instances),

@@ -18,9 +18,9 @@ from haltwire_control.state import SYSTEM, Actor, NewEvent, ProxyRecord
 from haltwire_control.store import StoreError
 
 log = logging.getLogger(__name__)
-SILENT_LEASES = 20
+SILENT_LEASES = 5
 SILENT_AT_LEAST_S = 10.0
-"A proxy renews four times a lease: after 20 leases of silence its socket is a dead one."
+"A proxy renews four times a lease: after 20 missed renewals its socket is a dead one."
 
 
 class Following:
@@ -65,7 +65,7 @@ class Following:
         """The peer, stored; None when it cannot be stored and so must not pass anything."""
         service = self._service
         known = service.hub.find(hello)
-        if known is not None:
+        if known is not None and not known.gone:
             # It counts already, so it need not wait for a store that may be failing.
             service.spawn(self._note(known.record, actor), "note a proxy")
             return known
@@ -96,7 +96,7 @@ class Following:
     async def _begin_epoch(self, hello: Hello) -> None:
         """The store lacks what this proxy has applied: nobody may take our revisions for the lost ones."""
         service = self._service
-        known = {kill.kill_id for kill in service.state.kills}
+        known = service.in_force.by_id.keys()
         log.error(
             "proxy %s has applied revision %d, the store has %d; orders that the store lost: %s",
             hello.proxy_id,
@@ -140,5 +140,8 @@ def seen_event(instance: Instance) -> NewEvent:
         "instance": instance.instance,
         "by": "proxy" if instance.seen_at_proxy else "heartbeat",
     }
-    selector = Selector.of(instance.agent, instance.instance)
+    try:
+        selector = Selector.of(instance.agent, instance.instance)
+    except ValueError:
+        selector = Selector.of(instance.agent)  # a proxy of another version may allow other names
     return NewEvent("instance.seen", now(), SYSTEM, selector, details=details)

@@ -18,7 +18,7 @@ from haltwire.wire.messages import Ack, Delta, Hello, Renew, Renewed, Report, Se
 
 from haltwire_control.bell import Bell
 from haltwire_control.presence import Machine, has_ended
-from haltwire_control.state import ProxyRecord, State
+from haltwire_control.state import Process, ProxyRecord, State
 
 log = logging.getLogger(__name__)
 OFFSETS_KEPT = 64
@@ -52,6 +52,8 @@ class Peer:
     """A proxy that may be passing traffic."""
 
     record: ProxyRecord
+    shares_clock: bool = False
+    "Whether it runs on this machine."
     outlet: Outlet | None = None
     gone: bool = False
     applied_revision: int = -1
@@ -70,7 +72,7 @@ class Peer:
     @property
     def clock_offset(self) -> timedelta:
         """What to add to this proxy's times; the least is the one that travelled fastest."""
-        return min(self._offsets, default=timedelta())
+        return timedelta() if self.shares_clock else min(self._offsets, default=timedelta())
 
     def heard_clock(self, said: datetime, now: datetime) -> None:
         """Learn from a message how far the proxy's clock is behind ours."""
@@ -93,12 +95,20 @@ class Hub:
         self._lease_ms = lease_ms
         self._now = now
         self._monotonic = monotonic
-        self._peers: dict[tuple[str, str, int, int], Peer] = {}
+        self._peers: dict[Process, Peer] = {}
+        self._in_force: set[str] = set()
+        "Ids of the orders in force."
 
     @property
     def peers(self) -> tuple[Peer, ...]:
         """All that have not been seen to end."""
         return tuple(self._peers.values())
+
+    def begin(self, state: State) -> None:
+        """Take over a state as it was left."""
+        self._in_force = {order.kill.kill_id for order in state.orders}
+        for record in state.proxies.values():
+            self.note(record)
 
     def note(self, record: ProxyRecord) -> None:
         """Follow the store: a proxy is known from its commit on, and no longer once it has ended."""
@@ -107,7 +117,8 @@ class Hub:
             if peer is not None:
                 peer.gone = True
         elif record.process not in self._peers:
-            self._peers[record.process] = Peer(record)
+            here = self._here.boot_id
+            self._peers[record.process] = Peer(record, bool(here) and record.boot_id == here)
 
     def peers_of(self, records: Iterable[ProxyRecord]) -> tuple[Peer, ...]:
         """The peers behind these records; one that ended meanwhile is a peer that is gone."""
@@ -115,7 +126,13 @@ class Hub:
 
     def find(self, hello: Hello) -> Peer | None:
         """The peer that this process already is."""
-        process = (hello.boot_id, hello.pid_namespace, hello.pid, hello.started_ticks)
+        process = (
+            hello.host,
+            hello.boot_id,
+            hello.pid_namespace,
+            hello.pid,
+            hello.started_ticks,
+        )
         return self._peers.get(process)
 
     def attach(self, peer: Peer, hello: Hello, outlet: Outlet, state: State) -> None:
@@ -129,8 +146,7 @@ class Hub:
         if hello.epoch != state.epoch:
             peer.enforced.clear()
         else:
-            in_force = {kill.kill_id for kill in state.kills}
-            for kill_id in in_force.intersection(hello.kill_ids):
+            for kill_id in self._in_force.intersection(hello.kill_ids):
                 peer.enforced.setdefault(
                     kill_id, Enforcement(hello.revision, now, self._monotonic(), None)
                 )
@@ -159,6 +175,8 @@ class Hub:
     def publish(self, delta: Delta) -> None:
         """Push a change to every link, in this call."""
         text = messages.dumps(delta)
+        self._in_force.update(kill.kill_id for kill in delta.kills)
+        self._in_force.difference_update(delta.lifted)
         for peer in self._peers.values():
             if peer.outlet is not None:
                 peer.outlet.send(text)
@@ -189,8 +207,7 @@ class Hub:
         if ack.epoch != state.epoch:
             return
         now, monotonic = self._now(), self._monotonic()
-        in_force = {kill.kill_id for kill in state.kills}
-        for kill_id in in_force.intersection(ack.kills):
+        for kill_id in self._in_force.intersection(ack.kills):
             peer.enforced[kill_id] = Enforcement(ack.revision, now, monotonic, ack.connections_cut)
         self._applied(peer, ack.epoch, ack.revision, state)
         self.progress.ring()

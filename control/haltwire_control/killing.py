@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from dataclasses import replace
@@ -22,6 +23,9 @@ from haltwire_control.store import StoreError
 from haltwire_control.watch import Watch
 
 log = logging.getLogger(__name__)
+COMPLETE_EVERY_S = 0.1
+RESUME_WATCHED_S = 300.0
+"A proxy that is out of reach for longer is told all orders when it comes back; nobody waits for that."
 LOOK_EVERY_S = 0.05
 "How often the end of a disconnected proxy is looked for while somebody waits."
 
@@ -38,7 +42,7 @@ class Killing:
 
     async def start(self) -> None:
         """Learn which orders in force are known to be confirmed."""
-        for stored in await self._service.store.kills(lifted=False, limit=100_000):
+        for stored in await self._service.store.kills(lifted=False, limit=-1):
             if stored.receipt is not None and stored.receipt.confirmed:
                 self._confirmed[stored.order.kill.kill_id] = stored.order.changed_revision
 
@@ -114,18 +118,29 @@ class Killing:
         while True:
             heard = progress.count
             for name, watch in list(self._late.items()):
-                watch.look(now, time.monotonic())
-                if self._needs_record(watch):
-                    await self._record(watch)
-                over = self._is_over(watch) or self._is_kept(watch)
-                if over and self._late.get(name) is watch:
-                    del self._late[name]
+                try:
+                    await self._complete(name, watch)
+                except Exception:
+                    log.exception("the receipt of %s could not be completed", name)
+            await asyncio.sleep(COMPLETE_EVERY_S)
             await progress.wait(1.0, heard)
 
     def latest(self, kill_id: str) -> Receipt | None:
         """The receipt of a kill that is not complete yet; the store has the others."""
         watch = self._late.get(kill_id)
         return None if watch is None else self._receipt(watch)
+
+    def is_confirmed(self, kill_id: str) -> bool:
+        """Whether an order in force has been proven to be enforced everywhere."""
+        return kill_id in self._confirmed
+
+    async def _complete(self, name: str, watch: Watch) -> None:
+        watch.look(now, time.monotonic())
+        if self._needs_record(watch):
+            await self._record(watch)
+        over = self._is_over(watch) or self._is_kept(watch)
+        if over and self._late.get(name) is watch:
+            del self._late[name]
 
     async def _wait(self, watch: Watch, deadline: float) -> None:
         """Until nothing more can come in, or the deadline; details alone are waited for briefly."""
@@ -140,11 +155,11 @@ class Killing:
                 self._service.sweep()
 
     def _is_over(self, watch: Watch) -> bool:
-        """Whether a kill has been lifted while it was watched."""
+        """Whether a kill has been lifted while it was watched, or a resume watched for long enough."""
         kill_id = watch.request.kill_id
         if watch.request.mode == RESUME:
-            return False
-        return all(kill.kill_id != kill_id for kill in self._service.state.kills)
+            return time.monotonic() - watch.arrived > RESUME_WATCHED_S
+        return kill_id not in self._service.in_force.by_id
 
     def _needs_record(self, watch: Watch) -> bool:
         self._update(watch)
@@ -168,30 +183,32 @@ class Killing:
         receipt, known = self._receipt(watch), watch.known
         if not receipt.durable and receipt.mode != RESUME:
             return receipt
-        tell = receipt.confirmed and not watch.told
-        put = () if receipt.mode == RESUME else (StoredReceipt(receipt),)
+        kill_id = None if receipt.mode == RESUME else receipt.kill_id
+        told = watch.told or self._confirmed.get(kill_id or "", -1) >= watch.needed_revision
+        tell = receipt.confirmed and not told
+        put = () if kill_id is None else (StoredReceipt(receipt),)
         events = (_confirmation(receipt),) if tell else ()
         if not put and not events:
             watch.recorded = known
             return receipt
+        if tell and kill_id is not None:
+            self._confirmed[kill_id] = watch.needed_revision  # so that nobody else tells it, too
         try:
             await self._service.store.commit(
                 lambda state: Change(state, None, put=put, events=events), urgent=True
             )
         except StoreError as error:
             log.error("a receipt is not stored: %s", error)
+            if tell and kill_id is not None:
+                self._confirmed.pop(kill_id, None)
             return receipt
-        watch.recorded = known
-        if tell:
-            watch.told = True
-            if receipt.kill_id is not None and receipt.mode != RESUME:
-                self._confirmed[receipt.kill_id] = watch.needed_revision
+        watch.recorded, watch.told = known, told or tell
         return receipt
 
     def _known(self, selector: Selector) -> Known:
         moment, service = now(), self._service
         live, agents = [], set()
-        for agent in filter(selector.matches_agent, service.ledger.agents):
+        for agent in service.ledger.matching(selector):
             for instance in service.ledger.instances(agent):
                 if selector.matches_instance(instance.instance):
                     agents.add(agent)
@@ -205,9 +222,9 @@ class Killing:
 
 
 def known_agents(service: Service) -> tuple[AgentRef, ...]:
-    """Agents that have been seen or that a live token names, by name."""
+    """Agents that have been seen or that a live token names."""
     tokens = [token.selector.agent for token in service.state.tokens.values()]
-    return tuple(sorted({*service.ledger.agents, *(agent for agent in tokens if agent)}))
+    return tuple({*service.ledger.agents, *(agent for agent in tokens if agent)})
 
 
 def _named(tokens: list[Selector], selector: Selector) -> set[AgentRef]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from haltwire.wire.messages import InstanceUsage
 from haltwire.wire.names import AgentRef
+from haltwire.wire.selectors import Selector
 
 from haltwire_control.health import DEFAULT_INTERVAL_S, Signs, is_live
 
@@ -103,8 +104,14 @@ class Ledger:
 
     @property
     def agents(self) -> tuple[AgentRef, ...]:
-        """Every agent that has been seen, by name."""
-        return tuple(sorted(self._agents))
+        """Every agent that has been seen."""
+        return tuple(self._agents)
+
+    def matching(self, selector: Selector) -> list[AgentRef]:
+        """The agents that the selector matches, by name."""
+        if selector.agent is not None:
+            return [selector.agent] if selector.agent in self._agents else []
+        return sorted(filter(selector.matches_agent, self._agents))
 
     def instances(self, agent: AgentRef) -> tuple[Instance, ...]:
         """The agent's instances, oldest first."""

@@ -70,7 +70,10 @@ class LedgerFile:
         written = asyncio.get_running_loop().time()
         while True:
             await asyncio.sleep(FLUSH_S)
-            await self.flush()
+            try:
+                await self.flush()
+            except Exception:
+                log.exception("the ledger could not be written")
             if asyncio.get_running_loop().time() - written > FORGET_S:
                 written = asyncio.get_running_loop().time()
                 self.ledger.forget(datetime.now(timezone.utc))

@@ -67,7 +67,7 @@ class PublicApi:
 
     async def connect_proxy(self, call: Call) -> web.WebSocketResponse:
         """Follow a proxy until its link ends."""
-        actor = call.actor.actor
+        actor = call.caller.actor
         return await connect(
             call.request, lambda link, hello: self._following.serve(link, hello, actor)
         )

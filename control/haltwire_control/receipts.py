@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
+from heapq import nlargest
 
 from haltwire.wire.messages import CutInstance, Report
 from haltwire.wire.names import AgentRef
@@ -30,6 +31,7 @@ from haltwire.wire.selectors import Selector
 
 from haltwire_control.ledger import Instance
 
+SIMILAR_COMPARED = 500
 RESUME = "resume"
 "The `mode` of a resume's receipt."
 
@@ -123,7 +125,12 @@ def is_escapable(selector: Selector, tokens: Iterable[Selector]) -> bool:
 
 def similar(selector: Selector, agents: Iterable[AgentRef]) -> tuple[str, ...]:
     """Known agents that the selector may have meant."""
-    by_label = {agent.label: agent for agent in agents}
+    # Comparing texts is slow, so only those are compared that share most segments.
+    asked = set(selector.segments)
+    near = nlargest(
+        SIMILAR_COMPARED, agents, key=lambda agent: len(asked.intersection(agent.segments))
+    )
+    by_label = {agent.label: agent for agent in near}
     found = get_close_matches(".".join(selector.segments), by_label, n=3, cutoff=0.7)
     return tuple(str(by_label[label]) for label in found)
 

@@ -7,6 +7,7 @@ Order matters where paths overlap: `{agent}` takes whatever is left, slashes too
 from __future__ import annotations
 
 from haltwire_control import answers, answers_admin, models
+from haltwire_control.admin_api import AdminApi
 from haltwire_control.agents_api import AgentsApi
 from haltwire_control.api import Api
 from haltwire_control.auth import ADMINISTER, CONNECT, HEARTBEAT, KILL, READ
@@ -17,7 +18,9 @@ from haltwire_control.public_api import PublicApi
 _PEM = "application/x-pem-file"
 
 
-def route_table(agents: AgentsApi, api: Api, events: EventsApi, public: PublicApi) -> list[Route]:
+def route_table(
+    agents: AgentsApi, api: Api, admin: AdminApi, events: EventsApi, public: PublicApi
+) -> list[Route]:
     """All routes."""
     mesh, agent = "/v1/mesh", "/v1/mesh/agents/{agent}"
     return [
@@ -135,7 +138,7 @@ def route_table(agents: AgentsApi, api: Api, events: EventsApi, public: PublicAp
         Route(
             "POST",
             "/v1/tokens",
-            api.create_token,
+            admin.create_token,
             "Make an agent token",
             ADMINISTER,
             body=models.TokenBody,
@@ -146,7 +149,7 @@ def route_table(agents: AgentsApi, api: Api, events: EventsApi, public: PublicAp
         Route(
             "GET",
             "/v1/tokens",
-            api.list_tokens,
+            admin.list_tokens,
             "List agent tokens",
             ADMINISTER,
             answer=answers_admin.TokensAnswer,
@@ -154,7 +157,7 @@ def route_table(agents: AgentsApi, api: Api, events: EventsApi, public: PublicAp
         Route(
             "DELETE",
             "/v1/tokens/{token_id}",
-            api.revoke_token,
+            admin.revoke_token,
             "Revoke an agent token",
             ADMINISTER,
             answer=answers_admin.RevokedAnswer,
@@ -163,7 +166,7 @@ def route_table(agents: AgentsApi, api: Api, events: EventsApi, public: PublicAp
         Route(
             "POST",
             "/v1/keys",
-            api.create_key,
+            admin.create_key,
             "Make a key",
             ADMINISTER,
             body=models.KeyBody,
@@ -174,7 +177,7 @@ def route_table(agents: AgentsApi, api: Api, events: EventsApi, public: PublicAp
         Route(
             "GET",
             "/v1/keys",
-            api.list_keys,
+            admin.list_keys,
             "List keys",
             ADMINISTER,
             answer=answers_admin.KeysAnswer,
@@ -182,7 +185,7 @@ def route_table(agents: AgentsApi, api: Api, events: EventsApi, public: PublicAp
         Route(
             "DELETE",
             "/v1/keys/{key}",
-            api.revoke_key,
+            admin.revoke_key,
             "Revoke a key",
             ADMINISTER,
             answer=answers_admin.RevokedAnswer,
@@ -191,7 +194,7 @@ def route_table(agents: AgentsApi, api: Api, events: EventsApi, public: PublicAp
         Route(
             "GET",
             "/v1/proxies",
-            api.list_proxies,
+            admin.list_proxies,
             "List proxies",
             READ,
             answer=answers_admin.ProxiesAnswer,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from haltwire.wire.names import SCHEME
-from haltwire.wire.selectors import Selector, UnknownNameError, parse_typed
+from haltwire.wire.selectors import Selector, UnknownNameError, needs_known, parse_typed
 
 from haltwire_control.errors import ApiError, invalid_field
 from haltwire_control.killing import known_agents
@@ -13,9 +13,10 @@ from haltwire_control.service import Service
 def selector_of(text: str, service: Service, field: str = "selector") -> Selector:
     """A selector in any spelling that people type."""
     try:
-        return parse_typed(text, known_agents(service))
+        return parse_typed(text, known_agents(service) if needs_known(text) else ())
     except UnknownNameError as error:
-        raise ApiError(422, "ambiguous_name", f"{field}: {error}") from error
+        code = "ambiguous_name" if error.candidates else "unknown_name"
+        raise ApiError(422, code, f"{field}: {error}") from error
     except ValueError as error:
         raise invalid_field(field, str(error)) from error
 

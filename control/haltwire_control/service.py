@@ -13,11 +13,13 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
+from itertools import batched
 from typing import Any
 
 from haltwire_control import access
 from haltwire_control.bell import Bell
 from haltwire_control.hub import Hub, Peer
+from haltwire_control.in_force import InForce
 from haltwire_control.ledger import Ledger
 from haltwire_control.mismatches import Mismatches
 from haltwire_control.presence import this_machine
@@ -26,6 +28,8 @@ from haltwire_control.store import Store, StoreError
 
 log = logging.getLogger(__name__)
 HOUSEKEEPING_S = 1.0
+EVENTS_TOGETHER = 50
+"In one step: a worker may report thousands of new instances at once, and a kill must get between them."
 APPLY_WITHIN_S = 2.0
 "How long the creation of a token waits for connected proxies to know it."
 
@@ -46,26 +50,38 @@ class Service:
         self.events = Bell()
         "Rings when there is a new event."
         self.state = State("")
+        self._in_force: InForce | None = None
         self._tasks = asyncio.TaskGroup()
         self._ending: set[Peer] = set()
+
+    @property
+    def in_force(self) -> InForce:
+        """The orders of the state, indexed when first asked for."""
+        if self._in_force is None:
+            self._in_force = InForce(self.state.orders)
+        return self._in_force
 
     async def run(self) -> None:
         """Do what nobody waits for, until cancelled. Everything spawned ends with it."""
         async with self._tasks:
             while True:
+                try:
+                    self.sweep()
+                    self.note(*self.mismatches.due(now()))
+                except Exception:
+                    log.exception("housekeeping failed")
                 await asyncio.sleep(HOUSEKEEPING_S)
-                self.sweep()
-                self.note(*self.mismatches.due(now()))
 
     def start(self) -> None:
         """Take over the state as it was left."""
         self.state = self.store.start(self)
-        for record in self.state.proxies.values():
-            self.hub.note(record)
+        self.hub.begin(self.state)
         self.ledger.end_proxies(peer.usage_key for peer in self.hub.peers)
 
     def committed(self, change: Change[Any], durable: bool) -> None:
         """A change holds: swap, push, tell."""
+        if change.state.orders is not self.state.orders:
+            self._in_force = None
         self.state = change.state
         if change.delta is not None:
             self.hub.publish(change.delta)
@@ -88,12 +104,8 @@ class Service:
 
     def note(self, *events: NewEvent) -> None:
         """Have events written that change nothing."""
-        if events:
-            self.spawn(self.write(*events), "write events")
-
-    async def write(self, *events: NewEvent) -> None:
-        """Write events that change nothing."""
-        await self.store.commit(lambda state: Change(state, None, events=events))
+        for few in batched(events, EVENTS_TOGETHER):
+            self.spawn(self.store.commit(partial(_noted, events=few)), "write events")
 
     def sweep(self) -> None:
         """Look which disconnected proxies have ended, and have that stored."""
@@ -117,6 +129,10 @@ class Service:
             self.ledger.end_proxies(p.usage_key for p in self.hub.peers)
         finally:
             self._ending.discard(peer)
+
+
+def _noted(state: State, events: tuple[NewEvent, ...]) -> Change[None]:
+    return Change(state, None, events=events)
 
 
 async def _logged(work: Coroutine[Any, Any, object], name: str) -> None:

@@ -12,8 +12,9 @@ import logging
 import os
 import sqlite3
 import threading
-from collections import deque
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from sqlite_utils import Database
 from haltwire_control import schema
 from haltwire_control.audit import GENESIS, Head, row_of
 from haltwire_control.auth import new_id
+from haltwire_control.jobs import Job, Jobs
 from haltwire_control.kills import LIFTED_REMEMBERED
 from haltwire_control.sqlite_reads import SqliteReader, connect
 from haltwire_control.state import Change, Order, State
@@ -32,18 +34,11 @@ from haltwire_control.store import Committed, Listener, Step, StoreError
 log = logging.getLogger(__name__)
 
 GROUP = 100
-"Steps in one transaction at most: it then stays far below the 10 ms that a kill may have to wait for it."
+"Rows in one transaction, about: it then stays below the 10 ms that a kill may have to wait for it."
 RETRY_S = 0.25
 "How often orders that could not be stored are tried again."
-
-
-@dataclass(slots=True)
-class _Job:
-    step: Step[Any]
-    fallback: Step[Any] | None
-    future: asyncio.Future[Any]
-    error: Exception | None = None
-    committed: Committed[Any] | None = None
+SLOW_FAILURE_S = 0.1
+"A failure that took longer was a wait for a lock: until the next try, no kill waits for it again."
 
 
 @dataclass(slots=True)
@@ -71,11 +66,9 @@ class SqliteStore(SqliteReader):
             self._connection.close()
             self.close_readers()
             raise
-        self._wake = threading.Condition()
-        self._urgent: deque[_Job] = deque()
-        self._ordinary: deque[_Job] = deque()
-        self._closing = False
+        self._jobs = Jobs()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._blocked_until = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: Listener | None = None
 
@@ -91,11 +84,7 @@ class SqliteStore(SqliteReader):
     ) -> Committed[T]:
         """Decide and store; see Store.commit."""
         future: asyncio.Future[Committed[T]] = asyncio.get_running_loop().create_future()
-        with self._wake:
-            if self._closing:
-                raise StoreError("the store is closed")
-            (self._urgent if urgent else self._ordinary).append(_Job(step, fallback, future))
-            self._wake.notify()
+        self._jobs.put(Job(step, fallback, urgent, future))
         return await future
 
     async def probe(self) -> None:
@@ -104,9 +93,7 @@ class SqliteStore(SqliteReader):
 
     async def close(self) -> None:
         """Finish what is queued and let go of the file."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
+        self._jobs.close()
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join)
         self.close_readers()
@@ -116,8 +103,10 @@ class SqliteStore(SqliteReader):
 
     def _run(self) -> None:
         while True:
-            jobs = self._take()
+            # Without a timeout while nothing waits to be written again.
+            jobs = self._jobs.take(GROUP, RETRY_S if self._writing.unwritten else None)
             if jobs is None:
+                self._work([])  # what is unwritten gets its last chance
                 return
             try:
                 self._work(jobs)
@@ -125,26 +114,16 @@ class SqliteStore(SqliteReader):
                 # Without this thread nothing could ever be stored again.
                 log.exception("the store's writer failed")
                 for job in jobs:
-                    job.error = job.error or error
-            self._deliver(jobs)
+                    job.committed, job.error = None, job.error or error
+            self._deliver([job for job in jobs if job.is_done])
+            self._jobs.put_back(job for job in jobs if not job.is_done)
 
-    def _take(self) -> list[_Job] | None:
-        with self._wake:
-            while not (self._urgent or self._ordinary):
-                if self._closing:
-                    return None
-                if not self._wake.wait(RETRY_S if self._writing.unwritten else None):
-                    return []
-            if self._urgent:
-                jobs = list(self._urgent)
-                self._urgent.clear()
-                return jobs
-            return [self._ordinary.popleft() for _ in range(min(GROUP, len(self._ordinary)))]
-
-    def _work(self, jobs: list[_Job]) -> None:
-        """Decide and write the jobs together; each alone when together fails."""
-        state = self._writing.state
+    def _work(self, jobs: list[Job]) -> None:
+        """Decide and write the jobs together, as many as fit; each alone when together fails."""
+        state, rows = self._writing.state, 0
         for job in jobs:
+            if rows >= GROUP:
+                break
             try:
                 change = job.step(state)
             except Exception as error:
@@ -152,11 +131,17 @@ class SqliteStore(SqliteReader):
                 job.error = error
                 continue
             state, job.committed = change.state, Committed(change, True)
+            rows += len(change.events) + len(change.put)
         deciding = [job for job in jobs if job.committed]
         changes = [job.committed.change for job in deciding if job.committed]
+        began = time.monotonic()
         try:
+            if began < self._blocked_until:
+                raise StoreError("the store was locked a moment ago")
             head = self._transaction([*self._writing.unwritten, *changes])
         except Exception as error:
+            if time.monotonic() - began > SLOW_FAILURE_S:
+                self._blocked_until = time.monotonic() + RETRY_S
             for job in deciding:
                 job.committed = None
             if len(deciding) > 1:
@@ -175,8 +160,8 @@ class SqliteStore(SqliteReader):
             log.warning("stored at last: %s", ", ".join(sorted(stored)))
             self._tell_loop(partial(self._hear_stored, stored))
 
-    def _fall_back(self, job: _Job, error: Exception) -> None:
-        if not isinstance(error, (sqlite3.Error, OSError)):
+    def _fall_back(self, job: Job, error: Exception) -> None:
+        if not isinstance(error, (sqlite3.Error, OSError, StoreError)):
             job.error = error
             return
         log.error("the store takes no change: %s", error)
@@ -200,6 +185,8 @@ class SqliteStore(SqliteReader):
         """Write the changes; the new head of the audit chain."""
         connection = self._connection
         head = self._writing.head
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")  # an earlier one that could not even be undone
         connection.execute("BEGIN IMMEDIATE")
         try:
             for change in changes:
@@ -225,7 +212,7 @@ class SqliteStore(SqliteReader):
             raise
         return head
 
-    def _deliver(self, jobs: list[_Job]) -> None:
+    def _deliver(self, jobs: list[Job]) -> None:
         def deliver() -> None:
             for job in jobs:
                 if job.committed:
@@ -252,8 +239,9 @@ class SqliteStore(SqliteReader):
             self._listener.stored(kill_ids)
 
     def _tell_loop(self, callback: Callable[[], object]) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(callback)
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop has ended, and with it whoever would hear
+                self._loop.call_soon_threadsafe(callback)
 
     def _load(self) -> _Writing:
         meta = dict(self._connection.execute("SELECT name, value FROM meta").fetchall())

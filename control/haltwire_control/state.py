@@ -16,6 +16,9 @@ from haltwire.wire.orders import Kill
 from haltwire.wire.receipts import Receipt
 from haltwire.wire.selectors import Selector
 
+type Process = tuple[str, str, str, int, int]
+"Host, boot, pid namespace, pid, start time."
+
 
 class NotThereError(Exception):
     """A step did not find what it was told to change; the API answers 404."""
@@ -94,9 +97,9 @@ class ProxyRecord:
     gone_at: datetime | None = None
 
     @property
-    def process(self) -> tuple[str, str, int, int]:
+    def process(self) -> Process:
         """What tells this process from every other one."""
-        return self.boot_id, self.pid_namespace, self.pid, self.started_ticks
+        return self.host, self.boot_id, self.pid_namespace, self.pid, self.started_ticks
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class Store(Protocol):
         """One order, in force or lifted."""
 
     async def kills(self, lifted: bool, limit: int) -> list[StoredKill]:
-        """Orders in force, or all of them, newest first."""
+        """Orders in force, or all of them, newest first; a limit of -1 is none."""
 
     async def probe(self) -> None:
         """Try a write that changes nothing. Raises StoreError."""

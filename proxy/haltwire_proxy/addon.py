@@ -6,16 +6,18 @@ was settled at the door and hangs on the client connection.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 
 from haltwire.wire.refusals import Refusal
-from mitmproxy import http
+from mitmproxy import http, tcp
 
 from haltwire_proxy.agent_api import HOST, AgentApi
 from haltwire_proxy.connections import Connection, Exchange, Side
-from haltwire_proxy.destinations import parse_authority
+from haltwire_proxy.destinations import canonical_host, parse_authority
 from haltwire_proxy.enforcer import Enforcer, failed
+from haltwire_proxy.head import has_control
 from haltwire_proxy.identity import agrees, is_ours
 
 log = logging.getLogger(__name__)
@@ -70,12 +72,15 @@ class Addon:
         )
         owned.exchanges.append(exchange)
         flow.metadata[_EXCHANGE] = exchange
-        flow.request.stream = _counting(exchange, "bytes_up")
+        flow.request.stream = _sending(exchange)
 
     def request(self, flow: http.HTTPFlow) -> Coroutine[None, None, None] | None:
         """The whole request has been read. What is returned is awaited before it goes on."""
         if _AGENT_API in flow.metadata:
             return self._call(flow)
+        trailers = flow.request.trailers
+        if trailers is not None:
+            trailers.fields = tuple(field for field in trailers.fields if not is_ours(field[0]))
         exchange = flow.metadata.get(_EXCHANGE)
         if exchange is not None:
             exchange.request_complete = True
@@ -85,7 +90,8 @@ class Addon:
         """A response head has been read: pass the body on as it comes."""
         exchange = flow.metadata.get(_EXCHANGE)
         if exchange is not None and flow.response is not None:
-            flow.response.stream = _counting(exchange, "bytes_down")
+            exchange.answered_at = self._enforcer.now()
+            flow.response.stream = self._answering(exchange)
             flow.response.headers.pop("alt-svc", None)  # HTTP/3 would go around us
 
     def response(self, flow: http.HTTPFlow) -> None:
@@ -94,7 +100,7 @@ class Addon:
         if exchange is not None and flow.websocket is None and _not_switching(flow):
             owned = _owner(flow)
             _remove(owned, exchange)
-            owned.tally.complete(self._enforcer.now())
+            owned.tally.complete(exchange.answered_at or self._enforcer.now())
             self._enforcer.tallies.touch(owned.tally)
 
     def error(self, flow: http.HTTPFlow) -> None:
@@ -113,6 +119,10 @@ class Addon:
         """A message has been read and is passed on; mitmproxy would keep it for ever."""
         if flow.websocket is not None:
             flow.websocket.messages.clear()
+
+    def tcp_message(self, flow: tcp.TCPFlow) -> None:
+        """Bytes behind an upgrade to something else have been read; mitmproxy would keep them too."""
+        flow.messages.clear()
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         """The WebSocket has been closed."""
@@ -133,12 +143,29 @@ class Addon:
             flow.client_conn.peername[0],
             credentials_required=owned.kind == "plain",
         )
-        if refusal is None and owned.kind == "plain" and (request.host, request.port) == (HOST, 80):
+        if refusal is None and owned.kind == "plain" and _host(request) == HOST:
+            if (request.scheme, request.port) != ("http", 80):
+                return Refusal("destination_denied", f"Use http://{HOST}/, without TLS.")
             flow.metadata[_AGENT_API] = True
             return None
-        refusal = refusal or self._enforcer.decide(owned.identity) or _another_host(request)
+        refusal = (
+            refusal
+            or self._enforcer.decide(owned.identity)
+            or _another_host(request)
+            or _another_sni(flow)
+        )
         request.headers.fields = tuple(field for field in fields if not is_ours(field[0]))
         return refusal
+
+    def _answering(self, exchange: Exchange) -> Callable[[bytes], bytes]:
+        def count(data: bytes) -> bytes:
+            if data:
+                # Before the agent has it: what it reports next has then surely been answered earlier.
+                exchange.answered_at = self._enforcer.now()
+                exchange.bytes_down += len(data)
+            return data
+
+        return count
 
     async def _call(self, flow: http.HTTPFlow) -> None:
         request = flow.request
@@ -149,12 +176,13 @@ class Addon:
         flow.response = http.Response.make(answer.status, answer.body, fields)
 
 
-def attach(flow: http.HTTPFlow, side: Side) -> None:
+def attach(flow: http.HTTPFlow, side: Side, held: Callable[[], int] = lambda: 0) -> None:
     """Note over which upstream socket the flow's request is about to go."""
     exchange = flow.metadata.get(_EXCHANGE)
     if exchange is not None and exchange.upstream is None:
         exchange.upstream = side
         exchange.upstream_start = side.written
+        exchange.held = held
 
 
 def _owner(flow: http.HTTPFlow) -> Connection:
@@ -165,15 +193,10 @@ def _owner(flow: http.HTTPFlow) -> Connection:
 
 
 def _malformed(request: http.Request) -> Refusal | None:
-    texts: Iterable[bytes] = (
-        request.data.method,
-        request.data.path,
-        request.data.authority,
-        *(part for field in request.headers.fields for part in field),
-    )
-    for text in texts:
-        if any((byte < 0x20 and byte != 0x09) or byte == 0x7F for byte in text):
-            return Refusal("malformed_request", "A control character in the request head.")
+    data = request.data
+    parts = (part for field in request.headers.fields for part in field)
+    if has_control(data.method, data.path, data.authority, *parts):
+        return Refusal("malformed_request", "A control character in the request head.")
     return None
 
 
@@ -186,16 +209,32 @@ def _another_host(request: http.Request) -> Refusal | None:
             host, _ = parse_authority(text, request.port)
         except ValueError:
             return Refusal("authority_mismatch", "The Host header is no host.")
-        if host != parse_authority(request.host, request.port)[0]:
+        if host != _host(request):
             return Refusal(
                 "authority_mismatch", "The Host header names another host than the request."
             )
     return None
 
 
-def _counting(exchange: Exchange, name: str) -> Callable[[bytes], bytes]:
+def _host(request: http.Request) -> str | None:
+    try:
+        return canonical_host(request.host)
+    except ValueError:
+        return None
+
+
+def _another_sni(flow: http.HTTPFlow) -> Refusal | None:
+    # mitmproxy would go on to name this host to the upstream, and trust its certificate for it.
+    named = flow.client_conn.sni
+    with contextlib.suppress(ValueError):
+        if not named or canonical_host(named) == _host(flow.request):
+            return None
+    return Refusal("authority_mismatch", "The TLS handshake names another host than the request.")
+
+
+def _sending(exchange: Exchange) -> Callable[[bytes], bytes]:
     def count(data: bytes) -> bytes:
-        setattr(exchange, name, getattr(exchange, name) + len(data))
+        exchange.bytes_up += len(data)
         return data
 
     return count

@@ -55,6 +55,10 @@ class Exchange:
     bytes_up: int = 0
     bytes_down: int = 0
     request_complete: bool = False
+    answered_at: datetime | None = None
+    "When the last part of the response was about to be passed on."
+    held: Callable[[], int] = lambda: 0
+    "Bytes that are kept back for an HTTP/2 window and not yet given to `upstream`."
 
 
 @dataclass(slots=True, eq=False)
@@ -111,12 +115,12 @@ def _exchange_facts(exchange: Exchange) -> InFlight:
         if queued is None:
             sent, acked = "unknown", None
         else:
-            waiting = side.unwritten()
+            waiting, held = side.unwritten(), exchange.held()
             arrived = side.written - waiting - queued.unacknowledged
             left_here = side.written - waiting - queued.unsent
             # TLS makes the queue longer than the body bytes in it, so this never says too much.
-            acked = max(0, exchange.bytes_up - waiting - queued.unacknowledged)
-            if exchange.request_complete and arrived >= side.written:
+            acked = max(0, exchange.bytes_up - held - waiting - queued.unacknowledged)
+            if exchange.request_complete and not held and arrived >= side.written:
                 sent, acked = "whole", exchange.bytes_up
             elif arrived > exchange.upstream_start:
                 sent = "partly"
@@ -198,9 +202,7 @@ class Connections:
         cuts = [Cut(connection, _facts_of(connection)) for connection in doomed]
         for connection in doomed:
             for side in connection.upstreams:
-                fd = side.fileno()
-                if fd >= 0:
-                    sever.reset(fd)
+                _reset(side)
         for connection in doomed:
             for task in connection.tasks:
                 task.cancel()
@@ -219,11 +221,21 @@ def _facts_of(connection: Connection) -> tuple[InFlight, ...]:
         return ()
 
 
+def _reset(side: Side) -> None:
+    # One socket that fails must not save those behind it.
+    try:
+        fd = side.fileno()
+        if fd >= 0:
+            sever.reset(fd)
+    except Exception:
+        log.exception("an upstream could not be reset; it will be aborted")
+
+
 def _abort(side: Side) -> None:
     try:
         side.abort()
     except Exception:
-        log.exception("a socket could not be aborted; it has been reset")
+        log.exception("a socket could not be aborted")
 
 
 def describe(tally: Tally, cuts: Iterable[Cut]) -> CutInstance:

@@ -298,6 +298,7 @@ def _is_peer(sock: socket.socket, address: Address, port: int) -> bool:
     return int(ip_address(peer[0])) == int(address) and peer[1] == port
 
 
+@lru_cache(maxsize=4096)
 def _layers(address: Address) -> tuple[Address, ...]:
     """The address, and the IPv4 addresses that a translator or tunnel could take out of it."""
     if isinstance(address, IPv4Address) or int(address) <= 1:  # `::` and `::1` hold none

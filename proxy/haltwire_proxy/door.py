@@ -50,6 +50,8 @@ class Services:
     tunnel_hosts: tuple[str, ...]
     rate: RefusalRate = field(default_factory=RefusalRate)
     doors: set[Door] = field(default_factory=set)
+    closed: bool = False
+    "Whether this worker stops: what was accepted a moment ago is not served any more."
 
     def intercepts(self, identity: Identity, host: str) -> bool:
         """Whether this agent's traffic to this host is read inside TLS."""
@@ -68,6 +70,7 @@ class Door(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._on_data: Callable[[], None] | None = self._read_head
+        self._is_head = False
         self._challenges = 0
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -77,9 +80,14 @@ class Door(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self._transport = cast("asyncio.Transport", transport)
-        sock = raw_socket(transport)
-        sever.arm(sock)
-        self._peer = transport.get_extra_info("peername")[0]
+        # A client that has reset the connection already has no name any more under uvloop.
+        peer = transport.get_extra_info("peername")
+        if self._services.closed or not peer:
+            self._on_data = None
+            self._transport.abort()
+            return
+        sever.arm(raw_socket(transport))
+        self._peer = peer[0]
         self._services.doors.add(self)
         self._wait(HEAD_TIMEOUT_S)
 
@@ -148,6 +156,7 @@ class Door(asyncio.Protocol):
 
     def _admit(self, head: Head, raw: bytes) -> None:
         services = self._services
+        self._is_head = head.method == "HEAD"
         tokens = services.enforcer.tokens
         if tokens is None:
             return self._refuse(
@@ -197,7 +206,12 @@ class Door(asyncio.Protocol):
         self._connection = None
         if destination:
             transport.write(ESTABLISHED)
-        self._services.inspector.adopt(transport, connection, destination, early)
+        try:
+            self._services.inspector.adopt(transport, connection, destination, early)
+        except Exception:
+            # Nobody knows whose the transport is now: it ends, and with it what was registered.
+            log.exception("a connection could not be handed over")
+            self._services.enforcer.connections.cut([connection])
 
     def _hold_early(self) -> None:
         # Nothing goes upstream before our 200; what the client sends ahead of it waits, bounded.
@@ -223,6 +237,9 @@ class Door(asyncio.Protocol):
                 Refusal("upstream_unreachable", f"{host} closed the connection at once."),
                 connection.identity,
             )
+        except Exception:
+            log.exception("a tunnel could not be opened")
+            self._refuse(failed(), connection.identity)
         return None
 
     async def _splice(self, connection: Connection, sock: object) -> None:
@@ -231,18 +248,24 @@ class Door(asyncio.Protocol):
         def ended() -> None:
             enforcer.connections.forget(connection)
 
-        up = TunnelEnd(enforcer, connection, upward=False, ended=ended)
+        def opened() -> None:
+            self._join(connection, up, down)
+
+        up = TunnelEnd(enforcer, connection, upward=False, ended=ended, opened=opened)
         down = TunnelEnd(enforcer, connection, upward=True, ended=ended)
         up.peer, down.peer = down, up
         connection.upstreams.append(up)
         await asyncio.get_running_loop().create_connection(lambda: up, sock=sock)  # type: ignore[call-overload]
+
+    def _join(self, connection: Connection, up: TunnelEnd, down: TunnelEnd) -> None:
+        # Within the upstream's connection_made: uvloop reads the first bytes of a server that speaks
+        # first (SSH, SMTP) before whoever waits for create_connection runs again.
         transport = self._transport
-        if transport is None or connection.severed:
+        if transport is None or transport.is_closing():
             up.abort()
             return
-        # No await from here on: the client's transport changes hands with its early bytes.
         connection.tasks.clear()
-        self._task = None
+        self._transport = self._task = self._connection = None
         self._on_data = None
         self._services.doors.discard(self)
         transport.set_protocol(down)
@@ -250,9 +273,10 @@ class Door(asyncio.Protocol):
         connection.client = down
         transport.write(ESTABLISHED)
         if self._buffer:
-            down.data_received(bytes(self._buffer))
+            early = bytes(self._buffer)
             self._buffer.clear()
-            transport.resume_reading()
+            transport.resume_reading()  # first: a slow upstream may pause it with these very bytes
+            down.data_received(early)
 
     def _serve_agent_api(self, raw: bytes, identity: Identity, port: int, *, connect: bool) -> None:
         if port != 80:
@@ -280,7 +304,7 @@ class Door(asyncio.Protocol):
         self._challenges += 1
         if not answerable or self._challenges > MAX_CHALLENGES or self._transport is None:
             return self._refuse(refusal)
-        self._transport.write(response_bytes(refusal, close=False, head=head.method == "HEAD"))
+        self._transport.write(response_bytes(refusal, close=False, head=self._is_head))
         return self._wait(HEAD_TIMEOUT_S)
 
     def _refuse(self, refusal: Refusal, identity: Identity | None = None) -> None:
@@ -298,7 +322,7 @@ class Door(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        transport.write(response_bytes(refusal, close=True))
+        transport.write(response_bytes(refusal, close=True, head=self._is_head))
         sever.disarm(raw_socket(transport))
         transport.resume_reading()
         with contextlib.suppress(OSError):  # the client has reset it

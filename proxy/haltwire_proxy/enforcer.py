@@ -89,12 +89,22 @@ class Enforcer:
         view = self.replica.view
         if view is None or (view is before and not change.acknowledge):
             return None
-        cuts = self.connections.cut(self._doomed(change))
+        try:
+            doomed = self._doomed(change)
+        except Exception:
+            # The view is in force and will be acknowledged: who is not known to be spared is cut.
+            log.exception("whom a change stops could not be told: everything is cut")
+            doomed = self.connections.everything()
+        cuts = self.connections.cut(doomed)
         ack = Ack(view.epoch, view.revision, tuple(change.acknowledge), len(cuts))
         named = set(change.acknowledge)
-        reports = tuple(
-            self._report(order, cuts) for order in view.orders if order.kill_id in named
-        )
+        reports: tuple[Report, ...] = ()
+        try:
+            reports = tuple(
+                self._report(order, cuts) for order in view.orders if order.kill_id in named
+            )
+        except Exception:
+            log.exception("a report failed; the acknowledgement does not wait for it")
         return Enforced(ack, reports)
 
     def _doomed(self, change: Change) -> list[Connection]:

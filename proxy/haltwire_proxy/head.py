@@ -5,12 +5,14 @@ Parsing is llhttp's (httptools). Bodies are never framed here: that is where smu
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import httptools
 
 MAX_HEAD_BYTES = 64 * 1024
 END_OF_HEAD = b"\r\n\r\n"
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _ONCE = (b"host", b"content-length", b"transfer-encoding")
 
 
@@ -21,7 +23,6 @@ class Head:
     method: str
     target: bytes
     headers: tuple[tuple[bytes, bytes], ...]
-    keep_alive: bool
 
     @property
     def has_body(self) -> bool:
@@ -62,18 +63,22 @@ def parse_head(raw: bytes) -> Head:
         raise ValueError("not an HTTP/1.1 request: the head is incomplete")
     if parser.get_http_version() not in ("1.0", "1.1"):
         raise ValueError("not an HTTP/1.1 request: another version")
+    names = [name for name, _ in collector.headers]
     for name in _ONCE:
-        if sum(field == name for field, _ in collector.headers) > 1:
+        if names.count(name) > 1:
             raise ValueError(f"the header {name.decode()} is given twice")
-    for name, value in ((b"", collector.target), *collector.headers):
-        if any((byte < 0x20 and byte != 0x09) or byte == 0x7F for byte in name + value):
-            raise ValueError("a control character in the request head")
+    if has_control(collector.target, *names, *(value for _, value in collector.headers)):
+        raise ValueError("a control character in the request head")
     return Head(
         method=parser.get_method().decode("ascii"),
         target=collector.target,
         headers=tuple(collector.headers),
-        keep_alive=bool(parser.should_keep_alive()),
     )
+
+
+def has_control(*texts: bytes) -> bool:
+    """Whether a text holds what no method, target, header name or value may: controls but the tab, and DEL."""
+    return _CONTROL.search(b"\t".join(texts)) is not None
 
 
 def first_byte_fits(data: bytes | bytearray) -> bool:

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from haltwire.wire.messages import TokenRule
 from haltwire.wire.names import (
@@ -181,6 +182,7 @@ def _claim(headers: Headers) -> _Claim | Refusal:
     return _Claim(secret, label, agent, instance)
 
 
+@lru_cache(maxsize=4096)
 def _credentials(value: bytes) -> tuple[Label | None, str]:
     scheme, _, payload = value.partition(b" ")
     payload = payload.strip(b" ")
@@ -197,6 +199,7 @@ def _credentials(value: bytes) -> tuple[Label | None, str]:
     return Label.parse(label), secret
 
 
+@lru_cache(maxsize=4096)
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("ascii")).hexdigest()
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Coroutine, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from mitmproxy.proxy import commands, events, layer, layers, mode_specs, server
 from mitmproxy.proxy.layers import tls as tls_layers
 from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode, HttpStream, SendHttp
 from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
     RequestData,
     ResponseData,
     ResponseEndOfMessage,
@@ -29,6 +31,8 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
 )
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
+from mitmproxy.proxy.layers.http._http1 import Http1Connection, Http1Server
+from mitmproxy.proxy.layers.http._http2 import Http2Connection
 
 from haltwire_proxy.addon import Addon, attach, refusal_of, refusal_response
 from haltwire_proxy.agent_api import MAX_BODY_BYTES
@@ -36,10 +40,18 @@ from haltwire_proxy.authority import BASENAME
 from haltwire_proxy.connections import Connection
 from haltwire_proxy.destinations import Dialer
 from haltwire_proxy.enforcer import Enforcer, failed
+from haltwire_proxy.head import MAX_HEAD_BYTES
+from haltwire_proxy.refuse import response_bytes
 from haltwire_proxy.transport import GatedWriter, StreamProtocol, adopt_stream
 
 log = logging.getLogger(__name__)
 _KEY_BITS = 2048  # theirs, for an authority that they would make; ours is there
+MAX_PIPELINED_BYTES = 64 * 1024
+"What is read of requests behind the one that is being answered."
+MAX_PAUSED_EVENTS = 64
+"What is read, in pieces of at most 64 KiB, for a request whose upstream is still being dialled."
+MAX_HELD_BYTES = 4 * 1024 * 1024
+"What is kept for HTTP/2 windows that are shut before we stop reading for them."
 LINGER_S = 5.0
 "How long a connection may live on after a refusal: its answer must arrive, its body is discarded."
 
@@ -62,6 +74,25 @@ class _TlsConfig(tlsconfig.TlsConfig):
 
     def configure(self, updated: set[str]) -> None:
         """Nothing: see Inspector."""
+
+
+class _Watchdog(server.TimeoutWatchdog):
+    """Their idle timer, which ends with its connection also when that is cut."""
+
+    _task: asyncio.Task[None] | None = None
+    _ended = False
+
+    async def watch(self) -> None:
+        """Their method, remembered."""
+        self._task = asyncio.current_task()
+        if not self._ended:
+            await super().watch()
+
+    def end(self) -> None:
+        """Idempotent; also before it has begun."""
+        self._ended = True
+        if self._task is not None:
+            self._task.cancel()
 
 
 class Inspector:
@@ -138,6 +169,8 @@ class _Handler(server.LiveConnectionHandler):
         self._inspector = inspector
         self._owned = owned
         self._linger: asyncio.TimerHandle | None = None
+        self._moved = asyncio.Event()
+        self.timeout_watchdog: _Watchdog = _Watchdog(inspector.options.tcp_timeout, self.on_timeout)
         context = self.layer.context
         if destination is None:
             self.layer = _Http(context, HTTPMode.regular)
@@ -150,6 +183,9 @@ class _Handler(server.LiveConnectionHandler):
         """Leave no socket and no task behind."""
         if self._linger is not None:
             self._linger.cancel()
+        self.timeout_watchdog.end()
+        while self.wakeup_timer:
+            self.wakeup_timer.pop().cancel()
         for io in self.transports.values():
             if io.handler is not None:
                 io.handler.cancel()
@@ -164,10 +200,16 @@ class _Handler(server.LiveConnectionHandler):
             try:
                 while waiting:
                     for command in self.layer.handle_event(waiting.popleft()):
+                        # A cut ends sockets, which mitmproxy could take for the end of a response
+                        # without a length, or for a reason to connect anew.
+                        if self._is_severed():
+                            return
                         self._perform(command, waiting)
             except Exception:
                 log.exception("inspection failed: the connection is cut")
                 self._inspector.enforcer.connections.cut([self._owned])
+            finally:
+                self._moved.set()
 
     def _perform(self, command: commands.Command, waiting: deque[events.Event]) -> None:
         if isinstance(command, commands.StartHook):
@@ -201,6 +243,35 @@ class _Handler(server.LiveConnectionHandler):
             self.close_connection(command.connection, False)
         else:
             raise RuntimeError(f"unexpected command {command}")
+
+    async def drain_writers(self) -> None:
+        """Wait for what the caller reads for, and only for that.
+
+        Theirs waits for all writers behind one lock: a full upload then stops the download that would
+        let it go on. And it does not know what waits for an HTTP/2 window or behind a request.
+        """
+        client = self.transports.get(self.client)
+        if client is None or client.writer is None:
+            return
+        upward = asyncio.current_task() is client.handler
+        fed = [io for io in self.transports.values() if (io is not client) is upward]
+        for io in fed:
+            if io.writer is not None:
+                try:
+                    await io.writer.drain()
+                except OSError as error:
+                    if io.handler is not None:
+                        io.handler.cancel(f"Error sending data: {error}")
+        while self._is_full(upward=upward):
+            self._moved.clear()
+            await self._moved.wait()
+
+    def _is_full(self, *, upward: bool) -> bool:
+        return any(
+            (upward and len(one._paused_event_queue) > MAX_PAUSED_EVENTS)
+            or (isinstance(one, _Http) and one.is_full(upward=upward))
+            for one in self.layer.context.layers
+        )
 
     async def handle_hook(self, hook: commands.StartHook) -> None:
         """Hooks that the handler itself starts (client connected and the like)."""
@@ -242,12 +313,23 @@ class _Handler(server.LiveConnectionHandler):
             self._linger = asyncio.get_running_loop().call_later(LINGER_S, self._owned.client.abort)
 
     async def open_connection(self, command: commands.OpenConnection) -> None:
-        """Their method with our dialer, and the gate asked again once the dial is done."""
+        """Their method with our dialer; a fault ends the connection, which would else wait for ever."""
+        try:
+            await self._open(command)
+        except Exception:
+            log.exception("an upstream could not be opened: the connection is cut")
+            self._inspector.enforcer.connections.cut([self._owned])
+
+    async def _open(self, command: commands.OpenConnection) -> None:
+        # The gate is asked before the dial, since bytes that are neither TLS nor HTTP come here
+        # unjudged, and again once the dial is done.
         inspector, owned, target = self._inspector, self._owned, command.connection
         address = target.address
-        refusal: Refusal | None = failed()
+        refusal = inspector.enforcer.decide(owned.identity)
         sock = None
-        if address is not None:
+        if address is None:
+            refusal = failed()
+        elif refusal is None:
             dialled = await inspector.dialer.dial(address[0], address[1], owned.identity.agent)
             if isinstance(dialled, Refusal):
                 refusal = dialled
@@ -271,6 +353,7 @@ class _Handler(server.LiveConnectionHandler):
         if self._is_severed():
             writer.abort()
             return
+        owned.upstreams[:] = [side for side in owned.upstreams if side.fileno() >= 0]
         owned.upstreams.append(writer)
         target.side = writer
         target.state = ConnectionState.OPEN
@@ -281,8 +364,6 @@ class _Handler(server.LiveConnectionHandler):
             await self.server_event(events.OpenConnectionCompleted(command, None))
             await self.handle_connection(target)
         finally:
-            if writer in owned.upstreams and writer.fileno() < 0:
-                owned.upstreams.remove(writer)
             _drop_task(owned)
 
     def _is_severed(self) -> bool:
@@ -315,17 +396,77 @@ def _next_layer(undecided: layer.NextLayer) -> None:
     elif context.client.alpn in (b"h2", b"http/1.1", b"http/1.0") or data[:3].isalpha():
         undecided.layer = _Http(context, HTTPMode.transparent)
     else:
+        owned: Connection = context.client.owned  # type: ignore[attr-defined]
+        owned.kind = "tunnel"  # its receipt must not say that all of it was read
+        owned.tally.requests += 1
+        owned.tally.tunnelled = True
         undecided.layer = layers.TCPLayer(context, ignore=True)
 
 
 class _Http(HttpLayer):
-    """Their HTTP layer with streams that can refuse at once."""
+    """Their HTTP layer with bounds, and with streams that can refuse at once."""
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """Their method; then a head, or a line of chunked coding, that does not end is not waited for."""
+        yield from super()._handle_event(event)
+        if not isinstance(event, events.DataReceived):
+            return
+        http1 = self.protocol(event.connection)
+        if not isinstance(http1, Http1Connection) or len(http1.buf) <= MAX_HEAD_BYTES:
+            return
+        if http1.state not in (http1.read_headers, http1.read_body):
+            return
+        if http1.state == http1.read_headers and isinstance(http1, Http1Server):
+            refusal = Refusal("headers_too_large", "The request head is larger than 64 KiB.")
+            yield commands.SendData(event.connection, response_bytes(refusal, close=True))
+            yield commands.CloseConnection(event.connection)
+        else:
+            yield from self.event_to_child(http1, events.ConnectionClosed(event.connection))
+        http1.state = http1.done
 
     def make_stream(self, stream_id: int) -> layer.CommandGenerator[None]:
         """Their method with our stream class."""
         stream = _Stream(self.context.fork(), stream_id)
         self.streams[stream_id] = stream
         yield from self.event_to_child(stream, events.Start())
+
+    def protocol(self, of: connection.Connection) -> Http1Connection | Http2Connection | None:
+        """What frames the messages on this connection."""
+        found: Any = self.connections.get(of)
+        while found is not None and not isinstance(found, (Http1Connection, Http2Connection)):
+            found = getattr(found, "child_layer", None)
+        return found
+
+    def is_full(self, *, upward: bool) -> bool:
+        """Whether more waits in memory, on its way up or down, than we read ahead."""
+        client = self.context.client
+        protocols = [(of, self.protocol(of)) for of in self.connections]
+        if any(
+            held_bytes(one) > MAX_HELD_BYTES
+            for of, one in protocols
+            if isinstance(one, Http2Connection) and (of != client) is upward
+        ):
+            return True
+        if not upward:
+            return False
+        if any(len(one._paused_event_queue) > MAX_PAUSED_EVENTS for one in self.streams.values()):
+            return True
+        http1 = self.protocol(client)
+        return (
+            isinstance(http1, Http1Server)
+            and http1.state == http1.wait
+            and len(http1.buf) > MAX_PIPELINED_BYTES
+        )
+
+
+def held_bytes(http2: Http2Connection) -> int:
+    """What HTTP/2 keeps back until its peer opens a window or lets it begin another stream."""
+    waiting = sum(
+        len(piece.data) for pieces in http2.h2_conn.stream_buffers.values() for piece in pieces
+    )
+    for unsent in getattr(http2, "stream_queue", {}).values():
+        waiting += 1 + sum(len(event.data) for event in unsent if isinstance(event, RequestData))
+    return waiting
 
 
 class _Stream(HttpStream):
@@ -344,8 +485,28 @@ class _Stream(HttpStream):
         opened = yield from super().make_server_connection()
         side = getattr(self.context.server, "side", None)
         if opened and isinstance(side, GatedWriter):
-            attach(self.flow, side)
+            http = self.context.layers[self.context.layers.index(self) - 1]
+            framing = http.protocol(self.context.server) if isinstance(http, _Http) else None
+            if isinstance(framing, Http2Connection):
+                attach(self.flow, side, partial(held_bytes, framing))
+            else:
+                attach(self.flow, side)
         return opened
+
+    def state_stream_response_body(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """Their method, but a reset is not the end of a response without a length."""
+        side = getattr(self.context.server, "side", None)
+        if (
+            isinstance(event, ResponseEndOfMessage)
+            and isinstance(side, GatedWriter)
+            and side.broken
+        ):
+            error = "the upstream has reset the connection"
+            yield from self.handle_protocol_error(
+                ResponseProtocolError(self.stream_id, error, ErrorCode.GENERIC_SERVER_ERROR)
+            )
+            return
+        yield from super().state_stream_response_body(event)
 
     def state_consume_request_body(self, event: events.Event) -> layer.CommandGenerator[None]:
         """Only calls of the agent API are read whole; their size is bounded."""

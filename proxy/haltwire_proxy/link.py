@@ -51,6 +51,7 @@ class Link:
         self._proxy_id = proxy_id
         self._on_ready = on_ready
         self._ready = False
+        self._leaving = False
         self._sequence = 0
         self._lease_s = DEFAULT_LEASE_S
         self._new = asyncio.Event()
@@ -59,7 +60,7 @@ class Link:
         self._socket: aiohttp.ClientWebSocketResponse | None = None
 
     async def run(self) -> None:
-        """Connect, follow, and connect again with backoff and jitter, until cancelled."""
+        """Connect, follow, and connect again with backoff and jitter, until cancelled or bye is said."""
         delay = FIRST_RETRY_S
         while True:
             try:
@@ -71,14 +72,20 @@ class Link:
                 ) as connected:
                     delay = FIRST_RETRY_S
                     await self._follow(connected)
+                if self._leaving:
+                    return
                 log.warning("the control server closed the link")
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 log.warning("no link to the control server: %s", type(error).__name__)
+            except Exception:
+                # A fault here must not end the link for good: this proxy would refuse for ever.
+                log.exception("the link failed")
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))
             delay = min(LAST_RETRY_S, delay * 2)
 
     async def say_bye(self) -> None:
         """Tell the control server that nothing passes here any more."""
+        self._leaving = True
         if self._socket is not None and not self._socket.closed:
             try:
                 await self._socket.send_str(messages.dumps(Bye(self._proxy_id)))

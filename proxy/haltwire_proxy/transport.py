@@ -17,6 +17,10 @@ from haltwire_proxy.enforcer import Enforcer
 
 HIGH_WATER = 64 * 1024
 "Bytes that we buffer for a slow reader before we stop reading for it."
+HALF_CLOSED_S = 120.0
+"How long a tunnel with one direction ended may be still: who has gone and who waits look alike."
+DRAINED_S = 0.05
+"How often an ended upstream is asked whether its peer has everything."
 
 
 def raw_socket(transport: asyncio.BaseTransport) -> socket.socket:
@@ -37,17 +41,29 @@ class TunnelEnd(asyncio.Protocol):
     peer: TunnelEnd
 
     def __init__(
-        self, enforcer: Enforcer, connection: Connection, *, upward: bool, ended: Callable[[], None]
+        self,
+        enforcer: Enforcer,
+        connection: Connection,
+        *,
+        upward: bool,
+        ended: Callable[[], None],
+        opened: Callable[[], None] | None = None,
     ) -> None:
         self.written = 0
         self._enforcer = enforcer
         self._connection = connection
         self._upward = upward
         "Whether what is read here goes to the upstream."
+        self._opened = opened
+        "Called as soon as there is a transport, before it can read a byte."
         self._ended = ended
+        "Called when both ends are lost: until then a kill must find them."
         self._transport: asyncio.Transport | None = None
         self._fd = -1
         self._eof = False
+        self._lost = False
+        self._stillness: asyncio.TimerHandle | None = None
+        self._draining: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The upstream is connected, or the client's transport is taken over."""
@@ -56,10 +72,12 @@ class TunnelEnd(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
         if self._connection.severed:
             self._transport.abort()
+        elif self._opened is not None:
+            self._opened()
 
     def data_received(self, data: bytes) -> None:
-        """Pass it on, if the lease still holds."""
-        if not self._enforcer.may_pass():
+        """Pass it on, if the connection lives and the lease still holds."""
+        if self._connection.severed or not self._enforcer.may_pass():
             return
         size = len(data)
         connection, tally = self._connection, self._connection.tally
@@ -88,16 +106,22 @@ class TunnelEnd(asyncio.Protocol):
             self.peer.close()
         else:
             self.peer._write_eof()
+            self._watch_stillness()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The other end goes too: with what is queued after an orderly end, at once otherwise."""
         self._fd = -1
+        self._lost = True
+        for timer in (self._stillness, self._draining):
+            if timer is not None:
+                timer.cancel()
         if exc is None and self._eof:
             self.peer.close()
         else:
             self.peer.abort()
-        self._ended()
+        if self.peer._lost or self.peer._transport is None:
+            self._ended()
 
     def pause_writing(self) -> None:
         """Our reader is slow: do not read for it."""
@@ -123,9 +147,44 @@ class TunnelEnd(asyncio.Protocol):
             self._transport.abort()
 
     def close(self) -> None:
-        """Close when what is buffered has left."""
-        if self._transport is not None:
+        """Close when what is buffered has left; an upstream, when its peer has acknowledged it.
+
+        A closed descriptor can no longer be reset, and the kernel would go on sending what it holds.
+        """
+        if self._transport is None or self._transport.is_closing() or self._draining is not None:
+            return
+        if self._upward or not self._holds_bytes():
             close_gracefully(self._transport)
+            return
+        self._write_eof()
+        loop = asyncio.get_running_loop()
+        self._draining = loop.call_later(DRAINED_S, self._close_drained)
+        if self._stillness is None:
+            self._watch_stillness()
+
+    def _close_drained(self) -> None:
+        self._draining = None
+        self.close()
+
+    def _holds_bytes(self) -> bool:
+        queued = sever.queued(self._fd)
+        return self.unwritten() > 0 or (queued is not None and queued.unacknowledged > 0)
+
+    def _watch_stillness(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._stillness = loop.call_later(HALF_CLOSED_S, self._abort_still, self._progress())
+
+    def _abort_still(self, before: tuple[object, ...]) -> None:
+        if self._progress() != before:
+            self._watch_stillness()
+            return
+        self.abort()
+        self.peer.abort()
+
+    def _progress(self) -> tuple[object, ...]:
+        connection, ends = self._connection, (self, self.peer)
+        queued = [(end.unwritten(), sever.queued(end._fd)) for end in ends]
+        return (connection.bytes_up, connection.bytes_down, *queued)
 
     def _write_eof(self) -> None:
         if self._transport is None or self._transport.is_closing():
@@ -140,10 +199,13 @@ class StreamProtocol(asyncio.StreamReaderProtocol):
     """A stream protocol that knows whether its descriptor is still its own."""
 
     lost = False
+    broken = False
+    "Lost by a reset or another error."
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The descriptor is about to be closed and may then name another socket."""
         self.lost = True
+        self.broken = exc is not None
         super().connection_lost(exc)
 
 
@@ -194,6 +256,11 @@ class GatedWriter(asyncio.StreamWriter):
         elif not self.transport.is_closing():
             sever.disarm(self._socket)
             super().close()
+
+    @property
+    def broken(self) -> bool:
+        """Whether the socket ended with an error."""
+        return self._stream.broken
 
     def fileno(self) -> int:
         """The descriptor, -1 when closed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -87,12 +88,14 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
             await stop.wait()
         finally:
             server.close()
+            services.closed = True
             enforcer.connections.cut(enforcer.connections.everything())
             for door in tuple(services.doors):
                 door.abort()
             for call in tuple(agent_api.sessions):
                 call.close()
-            await asyncio.wait_for(link.say_bye(), 2)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(link.say_bye(), 2)
             following.cancel()
             await asyncio.gather(following, *inspector.handlers, return_exceptions=True)
 

@@ -30,6 +30,11 @@ def test_an_ambiguous_name_shows_who_it_could_be(api):
     assert caught.value.exit_code == 2
 
 
+def test_a_misspelt_name_shows_who_it_may_have_been(api):
+    with pytest.raises(Failure, match=r"Did you mean agent://acme/prod/mailer\?"):
+        selector_of(api, "mailr")
+
+
 def test_one_agent_is_not_a_glob(api):
     assert agent_of(api, "mailer~i-1") == (AgentRef(("acme", "prod", "mailer")), "i-1")
     for glob in ("acme/*", "acme/prod/mailer~i-*"):

@@ -103,6 +103,12 @@ def test_an_instance_says_what_it_had_done_and_what_is_uncertain():
         assert line in shown.splitlines()
 
 
+def test_a_request_without_a_body_says_so():
+    flight = in_flight(method="GET", bytes_up=0, bytes_up_acked=0, sent="whole")
+    shown = kill_text(receipt(instances=[instance(in_flight=[flight])]))
+    assert "in flight: GET api.mail.test/send, no body, sent whole" in shown
+
+
 def test_what_a_tunnel_hides_is_not_zero():
     shown = kill_text(
         receipt(
@@ -149,6 +155,12 @@ def test_what_a_tunnel_hides_is_not_zero():
 def test_what_is_not_proven_is_said_first_with_its_reason(because, more, words):
     shown = kill_text(receipt(confirmed=False, unconfirmed_because=because, **more))
     assert words in shown.splitlines()[0]
+
+
+def test_of_an_agent_that_nobody_has_seen_nothing_was_stopped():
+    shown = kill_text(receipt(confirmed=False, unconfirmed_because="no_agent"))
+    assert "proxy box-1: in force after 6.1 ms" in shown
+    assert "stopped it" not in shown
 
 
 def test_a_volatile_order_is_called_so():

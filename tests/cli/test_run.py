@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 
 import pytest
 
@@ -150,6 +152,23 @@ def test_signals_reach_the_command(start, control, name):
     assert process.stdout.readline() == f"{name} 1\n"
     assert process.wait(5) == 9
     process.communicate()
+    assert calls(control)[-1] == REVOKED
+
+
+def test_a_signal_before_the_command_has_started_ends_it_and_leaves_no_token(start, control):
+    asked = threading.Event()
+
+    def slowly(query: dict, body: object) -> dict:
+        asked.set()
+        time.sleep(0.3)
+        return {"token_id": TOKEN, "secret": SECRET, "proxy_url": PROXY_URL}
+
+    control.will("POST", "/v1/tokens", slowly, 201)
+    process = start("acme/prod/mailer", "--", "echo", "ran")
+    assert asked.wait(5)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate()
+    assert (process.returncode, out) == (130, "")
     assert calls(control)[-1] == REVOKED
 
 

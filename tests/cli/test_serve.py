@@ -123,6 +123,21 @@ def test_a_token_is_made_and_its_agent_can_be_killed_and_resumed(up):
     assert up.haltwire("resume", receipt["kill_id"]).returncode == 0
 
 
+def test_a_viewers_key_may_look_and_not_kill(up, tmp_path):
+    made = json.loads(up.haltwire("key", "create", "eve", "--role", "viewer", "--json").stdout)
+    file = tmp_path / "key"
+    file.write_text(made["secret"])
+    assert up.haltwire("list", "--key-file", str(file)).returncode == 0
+    refused = up.haltwire("kill", "acme/prod/mailer", "--key-file", str(file))
+    assert refused.returncode == 4
+    assert refused.stderr.startswith(
+        "Error: this key may not do that (the role viewer may not kill"
+    )
+    assert up.haltwire("key", "revoke", "eve").returncode == 0
+    gone = up.haltwire("list", "--key-file", str(file))
+    assert (gone.returncode, made["secret"] in gone.stderr) == (4, False)
+
+
 def test_run_goes_through_the_proxy_and_leaves_no_token(up):
     code = "import os, urllib.request as r; print(r.urlopen('http://haltwire.internal/ca.pem').read().decode())"
     done = up.haltwire("run", "acme/prod/runner", "--", sys.executable, "-c", code)

@@ -85,10 +85,23 @@ def hub(clock):
 
 def joined(hub, said=None, state=STATE):
     said = said or hello()
+    hub.begin(state)
     hub.note(record(said))
     peer, outlet = hub.find(said), Outlet()
     hub.attach(peer, said, outlet, state)
     return peer, outlet
+
+
+def test_a_stored_proxy_is_known_from_the_start(hub):
+    hub.begin(State("e", proxies={"w-1": record(hello())}))
+    assert hub.find(hello()).outlet is None
+
+
+def test_an_order_can_be_proven_from_its_delta_on(hub):
+    peer, _ = joined(hub)
+    hub.publish(Delta(5, 6, kills=(kill("K2", 6),)))
+    hub.acknowledge(peer, Ack("e", 6, ("K2",)), STATE)
+    assert peer.enforced["K2"].revision == 6
 
 
 def test_a_proxy_is_known_from_its_commit_on(hub):
@@ -198,11 +211,12 @@ def test_a_renewal_names_the_head(hub):
     assert peer.applied_revision == 4
 
 
-def test_the_fastest_message_tells_the_clock(hub, clock):
-    peer, _ = joined(hub)
+@pytest.mark.parametrize(("boot_id", "seconds"), [("elsewhere", 3), (HERE.boot_id, 0)])
+def test_the_fastest_message_tells_the_clock_unless_it_is_our_own(hub, clock, boot_id, seconds):
+    peer, _ = joined(hub, hello(boot_id=boot_id))
     for behind in (5, 3, 9):
         hub.renew(peer, Renew(1.0, clock.now - timedelta(seconds=behind), "e", 5), STATE)
-    assert peer.clock_offset == timedelta(seconds=3)
+    assert peer.clock_offset == timedelta(seconds=seconds)
 
 
 def test_a_connected_proxy_has_not_ended(hub):

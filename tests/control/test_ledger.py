@@ -6,6 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 from haltwire.wire.names import AgentRef
+from haltwire.wire.selectors import Selector
 from haltwire_control import ledger as module
 from haltwire_control.ledger import KEPT_FOR, Beat, Ledger, TooManyInstancesError
 from support.control import usage
@@ -107,6 +108,18 @@ def test_names_that_heartbeats_invent_are_bounded(ledger, monkeypatch):
         ledger.beat(MAILER, "i-9", Beat(), NOW)
     ledger.beat(MAILER, "i-1", Beat(), NOW)
     ledger.beat(MAILER, "i-9", Beat(), NOW + timedelta(days=1))
+
+
+def test_agents_are_matched_by_name(ledger):
+    for text in ("agent://acme/prod/b", "agent://acme/prod/a", "agent://x/y"):
+        ledger.beat(AgentRef.parse(text), "i-1", Beat(), NOW)
+
+    def matching(text):
+        return [str(agent) for agent in ledger.matching(Selector.parse(text))]
+
+    assert matching("agent://acme/**") == ["agent://acme/prod/a", "agent://acme/prod/b"]
+    assert matching("agent://x/y~i-1") == ["agent://x/y"]
+    assert matching("agent://x/z") == []
 
 
 def test_what_changed_is_taken_once(ledger):

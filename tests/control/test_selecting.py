@@ -63,7 +63,7 @@ REFUSED = {
     "a glob": ("agent://acme/prod/*", 422, "invalid_field"),
     "everybody": ("agent://**", 422, "invalid_field"),
     "capitals": ("agent://Acme/prod", 422, "invalid_field"),
-    "nobody's name": ("mailr", 422, "ambiguous_name"),
+    "nobody's name": ("mailr", 422, "unknown_name"),
     "not text": ("%ff", 422, "invalid_field"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
 
 import pytest
@@ -90,6 +91,11 @@ async def test_a_file_that_another_program_holds_makes_a_kill_volatile(filled):
         other.execute("BEGIN IMMEDIATE")
         step = issue_step("agent://acme/**", "K9")
         assert not (await store.commit(step, fallback=step, urgent=True)).durable
+        began = time.monotonic()
+        for number in range(5):
+            step = issue_step(f"agent://acme/dev/m{number}", f"L{number}")
+            assert not (await store.commit(step, fallback=step, urgent=True)).durable
+        assert time.monotonic() - began < 0.4, "every kill waits for the same lock again"
         other.execute("ROLLBACK")
 
 

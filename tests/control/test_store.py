@@ -172,6 +172,35 @@ async def test_urgent_steps_go_before_all_that_waits(fresh):
     assert order.index("kill") <= 200  # what was begun, and the group behind it at most
 
 
+async def test_a_big_change_is_not_joined_by_more(fresh):
+    """A kill waits for one transaction at most, so none may grow with what happens to be queued."""
+    store, _ = fresh
+    sizes = []
+    whole = store._transaction
+
+    def counting(changes):
+        sizes.append(sum(len(change.events) for change in changes))
+        return whole(changes)
+
+    def noting(state):
+        return Change(state, None, events=(NewEvent("x", NOW, SYSTEM),) * 40)
+
+    store._transaction = counting
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(20):
+            tasks.create_task(store.commit(noting))
+    assert sum(sizes) == 800
+    assert max(sizes) <= 120
+
+
+async def test_what_is_volatile_at_the_end_gets_a_last_chance(tmp_path):
+    async with opened(tmp_path / "haltwire.db") as (store, _):
+        with failing(store):
+            assert not (await kill(store, "agent://acme/prod/mailer", "K1")).durable
+    async with opened(tmp_path / "haltwire.db") as (_, heard):
+        assert [o.kill.kill_id for o in heard.state.orders] == ["K1"]
+
+
 async def test_events_are_read_both_ways(fresh):
     store, _ = fresh
     for number in range(5):

@@ -1,8 +1,14 @@
 """The hooks: identity on every request, nothing of ours upstream, and a fault never lets through."""
 
+import asyncio
+import ssl
+
 import pytest
 from haltwire_proxy import addon
-from support.client import Wire, tls_tunnel
+from mitmproxy import http
+from mitmproxy.test import tflow
+from support.client import Wire, tls_tunnel, tunnel
+from support.origin import Origin
 from support.world import BYSTANDER, INTERCEPTED, SECRET, basic
 
 AUTH = f"Proxy-Authorization: {basic('acme.prod.mailer', SECRET)}"
@@ -81,8 +87,6 @@ async def test_a_connect_inside_a_connection_is_refused(world, origin):
 
 
 async def test_the_way_around_us_by_http_3_is_not_advertised(world, authority):
-    import asyncio
-
     async def serve(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b'HTTP/1.1 200 OK\r\nAlt-Svc: h3=":443"\r\nContent-Length: 0\r\n\r\n')
@@ -128,3 +132,75 @@ async def test_a_hook_that_raises_later_cuts_the_connection(
     await wire.request("POST", "/echo", f"Host: {target}", body=b"x", read=False)
     await wire.ended()
     assert world.enforcer.connections.count == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "code"),
+    [
+        ("http://HALTWIRE.Internal/ca.pem", 200, None),
+        ("http://haltwire.internal./ca.pem", 200, None),
+        ("http://haltwire.internal:80/ca.pem", 200, None),
+        ("http://haltwire.internal:8080/ca.pem", 403, "destination_denied"),
+        ("https://haltwire.internal/ca.pem", 403, "destination_denied"),
+        ("http://haltwire.internal/v1/mesh/kill", 404, "not_found"),
+    ],
+)
+async def test_every_spelling_of_haltwire_internal_is_it_on_a_later_request_too(
+    world, origin, monkeypatch, target, status, code
+):
+    """It is never resolved: some name server would learn of it, or answer."""
+    wire = await Wire.open(world.port)
+    await wire.request("GET", f"{origin.url}/echo", f"Host: {origin.host}", AUTH)
+
+    async def dial(*_):
+        raise AssertionError("dialled")
+
+    monkeypatch.setattr(world.dialer, "dial", dial)
+    answer = await wire.request("GET", target, "Host: haltwire.internal", AUTH)
+    wire.close()
+    assert answer.status == status
+    if code is not None:
+        assert answer.json()["error"] == code
+
+
+async def test_the_tls_name_must_be_that_of_connect(world, authority):
+    """mitmproxy would name it to the upstream and take its certificate for it."""
+    async with Origin(authority.server_context("other.test", "localhost")) as origin:
+        target = f"localhost:{origin.port}"
+        wire = await tunnel(world.port, target, "acme.prod.reader", INTERCEPTED)
+        context = ssl.create_default_context(cafile=str(world.ca_file))
+        await wire.start_tls(context, "other.test")
+        answer = await wire.request("GET", "/echo", f"Host: {target}")
+        wire.close()
+        assert (answer.status, answer.json()["error"]) == (421, "authority_mismatch")
+        assert origin.connections == []
+
+
+async def test_an_origin_may_be_an_ipv6_address(world):
+    async def serve(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "::1", 0)
+    target = f"[::1]:{server.sockets[0].getsockname()[1]}"
+    wire = await Wire.open(world.port)
+    answer = await wire.request("GET", f"http://{target}/", f"Host: {target}", AUTH)
+    wire.close()
+    server.close()
+    assert answer.status == 200
+
+
+def test_nothing_of_ours_is_in_the_trailers(world):
+    flow = tflow.tflow()
+    flow.request.trailers = http.Headers([(b"x-agent-uri", b"agent://a/b"), (b"x-sum", b"1")])
+    world.inspector.addon.request(flow)
+    assert flow.request.trailers.fields == ((b"x-sum", b"1"),)
+
+
+def test_what_passes_behind_an_upgrade_is_not_kept(world):
+    flow = tflow.ttcpflow()
+    assert flow.messages
+    world.inspector.addon.tcp_message(flow)
+    assert flow.messages == []

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from datetime import datetime, timezone
 
 from haltwire.wire.names import AgentRef
@@ -168,3 +169,37 @@ def test_nothing_that_fails_on_one_connection_saves_the_next(monkeypatch, caplog
     assert len(connections.cut(connections.everything())) == 2
     assert ("abort", "2") in log
     assert connections.count == 0
+
+
+def test_a_socket_that_fails_saves_no_other():
+    class Broken(Side):
+        def fileno(self):
+            raise RuntimeError("injected")
+
+        unwritten = abort = fileno
+
+    log: list = []
+    connections = registry()
+    first = connections.register(identity(MAILER), "tunnel", "a.test", Broken(log, "client"))
+    first.upstreams.append(Broken(log, "broken"))
+    second = connections.register(identity(MAILER), "tunnel", "a.test", Side(log, "client 2"))
+    second.upstreams.append(Side(log, "upstream 2"))
+    assert len(connections.cut([first, second])) == 2
+    assert log == [("abort", "upstream 2"), ("abort", "client 2")]
+    assert connections.count == 0
+
+
+def test_what_http_2_keeps_back_has_not_been_sent():
+    """All that was written may be acknowledged, and the request is not whole: a window is shut."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    sock = socket.create_connection(listener.getsockname())
+    side = Side([], "upstream", written=1000, fd=sock.fileno())
+    held = Exchange("POST", "a.test", "/", NOW, side, 100)
+    held.bytes_up, held.request_complete, held.held = 5000, True, lambda: 4200
+    connections = registry()
+    connection = connections.register(identity(MAILER), "inspected", "a.test", Side([], "client"))
+    connection.exchanges.append(held)
+    (flight,) = connection.facts()
+    assert (flight.sent, flight.bytes_up, flight.bytes_up_acked) == ("partly", 5000, 800)
+    sock.close()
+    listener.close()

@@ -1,11 +1,16 @@
 """The front door: who, whether, whereto, in this order, and what the client is told."""
 
 import asyncio
+import contextlib
+import socket
+import threading
+from pathlib import Path
 
 import pytest
+import uvloop
 from haltwire_proxy import door, gate
 from support.client import Wire, tls_tunnel, tunnel
-from support.world import INTERCEPTED, SECRET, basic, raw_request, rule
+from support.world import INTERCEPTED, SECRET, World, basic, raw_request, rule
 
 CREDENTIALS = f"Proxy-Authorization: {basic('acme.prod.mailer', SECRET)}"
 
@@ -241,3 +246,121 @@ async def test_a_head_that_never_ends_is_not_waited_for(world, monkeypatch):
     await wire.send(b"CONNECT a.te")
     assert await wire.ended() == b""
     wire.close()
+
+
+def test_a_server_that_speaks_first_is_heard(data_dir, authority):
+    """uvloop, which workers run on, reads SSH's or SMTP's greeting before whoever waits for the dial runs."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    target = f"127.0.0.1:{listener.getsockname()[1]}"
+
+    def greet():
+        for _ in range(20):
+            accepted, _ = listener.accept()
+            accepted.sendall(b"220 hello\r\n")
+            accepted.close()
+
+    async def scenario():
+        async with World(data_dir, authority.ca_file, "http://127.0.0.1:1") as world:
+            for _ in range(20):
+                wire = await tunnel(world.port, target, "acme.prod.mailer", SECRET)
+                assert await asyncio.wait_for(wire.reader.read(), 2) == b"220 hello\r\n"
+                wire.close()
+            async with asyncio.timeout(2):
+                while world.enforcer.connections.count:
+                    await asyncio.sleep(0.01)
+
+    greeter = threading.Thread(target=greet, daemon=True)
+    greeter.start()
+    uvloop.run(scenario())
+    greeter.join(2)
+    listener.close()
+
+
+@pytest.mark.parametrize("loop", [asyncio, uvloop])
+def test_a_client_that_has_reset_before_it_was_accepted_leaves_nothing(data_dir, authority, loop):
+    """uvloop knows no peer name of such a one; its descriptor was once kept for ever."""
+
+    async def scenario():
+        async with World(data_dir, authority.ca_file, "http://127.0.0.1:1") as world:
+            faults = []
+            asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+            await asyncio.sleep(0.05)
+            before = len(list(Path("/proc/self/fd").iterdir()))
+            for _ in range(20):
+                client = socket.create_connection(("127.0.0.1", world.port))
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                client.close()
+            await asyncio.sleep(0.2)
+            assert faults == []
+            assert world.services.doors == set()
+            assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+    loop.run(scenario())
+
+
+async def test_a_refused_head_request_gets_no_body(world):
+    world.kill("agent://acme/prod/mailer")
+    answer = await raw_request(
+        world.port, f"HEAD http://a.test/ HTTP/1.1\r\n{CREDENTIALS}\r\n\r\n".encode()
+    )
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert answer.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("request_line", ["CONNECT {} HTTP/1.1", "GET http://{}/echo HTTP/1.1"])
+async def test_a_fault_in_the_dial_ends_the_connection(
+    world, origin, monkeypatch, caplog, request_line
+):
+    """It would else wait for ever, for an answer that nobody gives."""
+
+    async def fail(*_):
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr(world.dialer, "dial", fail)
+    wire = await Wire.open(world.port)
+    head = f"{request_line.format(origin.host)}\r\nHost: {origin.host}\r\n{CREDENTIALS}\r\n\r\n"
+    await wire.send(head.encode())
+    await wire.ended()
+    assert world.enforcer.connections.count == 0
+    assert origin.connections == []
+
+
+async def test_a_fault_in_the_hand_over_ends_the_connection(world, origin, monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr(world.inspector, "adopt", fail)
+    wire = await Wire.open(world.port)
+    await wire.request("GET", f"{origin.url}/echo", CREDENTIALS, read=False)
+    await wire.ended()
+    assert world.enforcer.connections.count == 0
+
+
+async def test_early_bytes_do_not_undo_the_pause_for_a_slow_upstream(world):
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    target = f"127.0.0.1:{listener.getsockname()[1]}"
+    wire = await Wire.open(world.port)
+    head = f"CONNECT {target} HTTP/1.1\r\n{CREDENTIALS}\r\n\r\n".encode()
+    try:
+        async with asyncio.timeout(0.5):
+            await wire.send(head + b"x" * 1_000_000)
+            while True:
+                await wire.send(b"x" * 65536)
+    except TimeoutError:
+        pass
+    (connection,) = world.enforcer.connections.everything()
+    assert connection.upstreams[0].unwritten() < 1_000_000
+    wire.close()
+    listener.close()
+
+
+async def test_a_worker_that_stops_serves_nobody_it_accepted_a_moment_ago(world, origin):
+    world.services.closed = True
+    wire = await Wire.open(world.port)
+    with contextlib.suppress(ConnectionError):
+        await wire.request("CONNECT", origin.host, CREDENTIALS, read=False)
+    assert await wire.ended() == b""
+    assert origin.connections == []

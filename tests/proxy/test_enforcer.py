@@ -119,3 +119,26 @@ def test_a_revision_that_is_not_applied_here_brings_no_lease(enforcer, clock):
     enforcer.renewed(Renewed(clock[0], "e", 2, 1000))
     clock[0] += 0.2
     assert not enforcer.may_pass()
+
+
+def test_who_cannot_be_told_to_be_spared_is_cut(enforcer, monkeypatch, caplog):
+    """The change is in force and acknowledged; a fault must not leave live what it stops."""
+    client = live(enforcer)
+
+    def fail(_):
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr(enforcer, "_doomed", fail)
+    enforced = enforcer.apply(Delta(1, 2, kills=(kill("agent://acme/prod/mailer"),)))
+    assert client.aborted
+    assert enforced.ack.connections_cut == 1
+
+
+def test_a_report_that_fails_does_not_hold_up_the_acknowledgement(enforcer, monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr(enforcer, "_report", fail)
+    enforced = enforcer.apply(Delta(1, 2, kills=(kill("agent://acme/prod/mailer"),)))
+    assert enforced.ack.kills == ("K000000000002",)
+    assert enforced.reports == ()

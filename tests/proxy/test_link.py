@@ -149,6 +149,24 @@ async def test_without_renewals_the_lease_ends_and_everything_live_is_cut(contro
     assert linked.enforcer.lease_left() == 0
 
 
+async def test_a_fault_of_our_own_does_not_end_the_link_for_good(
+    control, linked, monkeypatch, caplog
+):
+    await asyncio.wait_for(linked.ready.wait(), 5)
+
+    def fail(_):
+        raise RuntimeError("injected")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(linked.enforcer, "apply", fail)
+        await control.tell(Delta(1, 2))
+        async with asyncio.timeout(5):
+            while not control.links[-1].closed:
+                await asyncio.sleep(0.01)
+    control.revision = 2
+    await control.hear(Renew, lambda said: said.revision == 2)
+
+
 async def test_usage_is_told_when_something_changed(control, linked):
     from haltwire.wire.names import AgentRef
 

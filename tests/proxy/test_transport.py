@@ -5,6 +5,8 @@ import hashlib
 import os
 import socket
 
+import pytest
+from haltwire_proxy import transport
 from support.client import tunnel
 from support.world import BYSTANDER, SECRET
 
@@ -134,3 +136,97 @@ async def test_an_upstream_that_resets_takes_its_client_along(world):
     assert await wire.ended() == b""
     listener.close()
     assert world.enforcer.connections.count == 0
+
+
+class Slow:
+    """An upstream that reads only when it is told to, from a small buffer."""
+
+    async def __aenter__(self):
+        self._listener = socket.socket()
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen()
+        self._listener.setblocking(False)
+        self.target = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_):
+        self._listener.close()
+        self.socket.close()
+
+    async def accept(self):
+        self.socket, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+
+    async def rest(self):
+        """All that still comes, and how it ended."""
+        loop, received = asyncio.get_running_loop(), 0
+        try:
+            while chunk := await asyncio.wait_for(loop.sock_recv(self.socket, 65536), 2):
+                received += len(chunk)
+        except ConnectionResetError:
+            return received, "reset"
+        return received, "orderly"
+
+
+async def _ended_on_both_sides(world, slow):
+    """The upstream has ended early, the client has sent 200 kB and ended too."""
+    wire = await tunnel(world.port, slow.target, "acme.prod.mailer", SECRET)
+    await slow.accept()
+    slow.socket.shutdown(socket.SHUT_WR)
+    await asyncio.wait_for(wire.reader.read(), 2)
+    wire.writer.write(b"x" * 200_000)
+    wire.writer.write_eof()
+    (connection,) = world.enforcer.connections.everything()
+    async with asyncio.timeout(2):
+        while connection.bytes_up != 200_000:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+
+
+async def test_what_an_ended_tunnel_has_queued_is_still_in_a_kills_reach(world):
+    """A closed descriptor can no longer be reset, and the kernel goes on sending what it holds."""
+    async with Slow() as slow:
+        await _ended_on_both_sides(world, slow)
+        enforced = world.kill("agent://acme/prod/mailer")
+        assert enforced.ack.connections_cut == 1
+        received, end = await slow.rest()
+        assert end == "reset"
+        assert received < 200_000
+
+
+async def test_what_an_ended_tunnel_has_queued_arrives(world):
+    async with Slow() as slow:
+        await _ended_on_both_sides(world, slow)
+        assert await slow.rest() == (200_000, "orderly")
+        async with asyncio.timeout(2):
+            while world.enforcer.connections.count:
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("ended", ["client", "both"])
+async def test_a_half_closed_tunnel_that_is_still_is_ended(world, monkeypatch, ended):
+    """Whether the client has gone or waits cannot be seen: idle, it is not kept for ever."""
+    monkeypatch.setattr(transport, "HALF_CLOSED_S", 0.1)
+    async with Slow() as slow:
+        if ended == "both":
+            await _ended_on_both_sides(world, slow)
+        else:
+            wire = await tunnel(world.port, slow.target, "acme.prod.mailer", SECRET)
+            await slow.accept()
+            wire.writer.write_eof()
+        async with asyncio.timeout(2):
+            while world.enforcer.connections.count:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_half_closed_tunnel_that_moves_is_kept(world, monkeypatch):
+    monkeypatch.setattr(transport, "HALF_CLOSED_S", 0.05)
+    async with Slow() as slow:
+        wire = await tunnel(world.port, slow.target, "acme.prod.mailer", SECRET)
+        await slow.accept()
+        wire.writer.write_eof()
+        for _ in range(10):
+            await asyncio.sleep(0.02)
+            slow.socket.send(b".")
+        assert await asyncio.wait_for(wire.reader.readexactly(10), 2) == b"." * 10
+        wire.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import socket
 import time
@@ -55,6 +56,8 @@ class Control:
     url: str
     data_dir: Path
     service: Any
+    routes: Any
+    app: Any
     session: aiohttp.ClientSession
     workers: list[Worker] = field(default_factory=list)
 
@@ -69,7 +72,7 @@ class Control:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if key is not None:
             sent["Authorization"] = f"Bearer {key or self.admin_key}"
-        given = {"data": body} if isinstance(body, bytes) else {"json": body}
+        given = {"data": io.BytesIO(body)} if isinstance(body, bytes) else {"json": body}
         async with self.session.request(method, self.url + path, headers=sent, **given) as answer:
             is_json = answer.content_type == "application/json"
             content = await answer.json() if is_json else await answer.read()
@@ -112,8 +115,15 @@ async def running_control(data_dir: Path, **options: Any) -> AsyncIterator[Contr
         proxy_url="http://127.0.0.1:8080",
         **options,
     )
-    async with control_server(config) as service, aiohttp.ClientSession() as session:
-        control = Control(f"http://127.0.0.1:{port}", data_dir, service, session)
+    async with control_server(config) as running, aiohttp.ClientSession() as session:
+        control = Control(
+            f"http://127.0.0.1:{port}",
+            data_dir,
+            running.service,
+            running.routes,
+            running.application,
+            session,
+        )
         try:
             yield control
         finally:

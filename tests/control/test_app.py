@@ -1,0 +1,164 @@
+"""The control server as a process: how it starts, stops, and what survives its death."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+from haltwire_control.app import SECURITY_HEADERS, ControlConfig
+from haltwire_control.store import StoreLockedError
+from support.control import PROXY_KEY, running_control
+from support.control_process import ControlProcess
+
+MAILER = "agent://acme/prod/mailer"
+
+
+@contextmanager
+def listening():
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        yield listener
+
+
+def call(listener, data_dir, method: str, path: str, body: dict | None = None) -> dict:
+    host, port = listener.getsockname()
+    key = (data_dir / "admin.key").read_text().strip()
+    request = urllib.request.Request(
+        f"http://{host}:{port}{path}",
+        None if body is None else json.dumps(body).encode(),
+        {"Authorization": f"Bearer {key}"},
+        method=method,
+    )
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        return json.loads(answer.read())
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Starts control servers on one data directory and socket; none outlives the test."""
+    processes = []
+    with listening() as listener:
+
+        def start(loop: str = "uvloop") -> ControlProcess:
+            process = ControlProcess(tmp_path / "data", listener.fileno(), loop)
+            processes.append(process)
+            return process
+
+        start.listener, start.data_dir = listener, tmp_path / "data"
+        yield start
+    for process in processes:
+        if process.process.poll() is None:
+            process.kill()
+
+
+def ready(start, loop: str = "uvloop") -> ControlProcess:
+    process = start(loop)
+    process.wait_ready()
+    return process
+
+
+def test_a_kill_survives_the_death_of_the_server_right_after_its_answer(started):
+    server = ready(started)
+    body = {"selector": MAILER, "wait_s": 0, "reason": "why"}
+    receipts = []
+    for number in range(3):
+        receipts.append(
+            call(
+                started.listener,
+                started.data_dir,
+                "POST",
+                "/v1/mesh/kill",
+                body | {"instance": f"i-{number}"},
+            )
+        )
+        server.kill()
+        server = ready(started)
+    kills = call(started.listener, started.data_dir, "GET", "/v1/mesh/kills")["kills"]
+    assert [k["kill_id"] for k in kills] == [r["kill_id"] for r in reversed(receipts)]
+    assert all(k["reason"] == "why" for k in kills)
+    verified = call(started.listener, started.data_dir, "GET", "/v1/mesh/audit/verify")
+    assert verified["ok"] is True
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_sigterm_stops_it(started, loop):
+    server = ready(started, loop)
+    assert call(started.listener, started.data_dir, "GET", "/healthz") == {"ok": True}
+    server.process.send_signal(signal.SIGTERM)
+    code, said = server.end(5)
+    assert (code, said) == (0, "")
+
+
+def test_the_end_of_its_stdin_stops_it_within_a_second(started):
+    server = ready(started)
+    began = time.monotonic()
+    server.process.stdin.close()
+    assert server.process.wait(5) == 0
+    assert time.monotonic() - began < 1.5
+    server.process.stdin = open("/dev/null", "wb")  # noqa: SIM115, PTH123 - closed by end()
+    server.end()
+
+
+def test_a_second_one_on_the_same_directory_says_why_it_cannot(started):
+    ready(started)
+    second = started()
+    code, said = second.end(10)
+    assert code == 1
+    assert "another haltwire" in said
+
+
+async def test_what_is_kept_is_private(control):
+    await control.kill(MAILER, wait_s=0)
+    kept = {p.name: p.stat().st_mode & 0o777 for p in control.data_dir.iterdir()}
+    assert {"haltwire.db", "haltwire.db-wal", "ledger.db", "admin.key"} <= set(kept)
+    assert set(kept.values()) == {0o600}
+
+
+async def test_the_directory_is_free_again_after_the_context(tmp_path):
+    async with running_control(tmp_path):
+        with pytest.raises(StoreLockedError):
+            async with running_control(tmp_path):
+                pass
+    async with running_control(tmp_path) as control:
+        assert (await control.call("GET", "/healthz")).status == 200
+
+
+ANYWHERE = {
+    "an answer": ("GET", "/healthz", 200),
+    "no route": ("GET", "/nothing", 404),
+    "no key": ("GET", "/v1/keys", 401),
+    "an upgrade that is none": ("GET", "/v1/proxies/connect", 400),
+    "a stream": ("GET", "/v1/mesh/audit/export", 200),
+}
+
+
+@pytest.mark.parametrize(("method", "path", "status"), ANYWHERE.values(), ids=ANYWHERE)
+async def test_every_answer_has_the_security_headers(control, method, path, status):
+    key = None if status == 401 else PROXY_KEY if status == 400 else ""
+    reply = await control.call(method, path, key=key)
+    assert reply.status == status
+    for name, value in SECURITY_HEADERS.items():
+        assert reply.headers[name] == value
+
+
+async def test_a_fault_of_our_own_tells_nothing(control, monkeypatch, caplog):
+    async def fail():
+        raise KeyError("a secret thing")
+
+    monkeypatch.setattr(control.service.store, "verify", fail)
+    reply = await control.call("GET", "/v1/mesh/audit/verify")
+    assert (reply.status, reply.body["error"]["code"]) == (500, "internal_error")
+    assert "secret thing" not in str(reply.body)
+    assert "secret thing" in caplog.text
+
+
+def test_a_config_does_not_show_its_key():
+    assert "hwk_" not in repr(ControlConfig("x", 3, local_proxy_key=PROXY_KEY))
