@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
+
+_NO_ROOM = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG)
 
 
 def main() -> None:
@@ -16,7 +21,18 @@ def main() -> None:
         sys.exit(1)
     from haltwire_cli.main import cli
 
-    cli(prog_name="haltwire")
+    for stream in (sys.stdout, sys.stderr):
+        # What a terminal cannot show must not end a command that has done what it was asked for.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        cli(prog_name="haltwire")
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        sys.stderr.write(f"Error: the answer could not be written: {error.strerror}.\n")
+        sys.stderr.flush()
+        os._exit(1)  # an exit in good order would try to write it once more
 
 
 if __name__ == "__main__":

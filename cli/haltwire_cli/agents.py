@@ -22,9 +22,24 @@ _KILL_ID = re.compile(r"K[0-9A-Z]{12}")
 ANSWER_S = 10.0
 "How much longer than the proofs may take, the answer may take."
 REDRAW_S = 1.0
+LONGEST_REASON = 1000
+"As much as the control server takes."
 
 all_option = click.option("--all", "everything", is_flag=True, help="All agents.")
-reason_option = click.option("--reason", metavar="TEXT", help="Why, for the people who read it.")
+
+
+def reason_text(text: str) -> str:
+    """A kind of value: a reason. Nothing that is wrong with one may stand between a person and a stop."""
+    # Bytes that are no UTF-8, from a terminal with another encoding, come as halves of characters.
+    return text.encode(errors="surrogateescape").decode(errors="replace")[:LONGEST_REASON]
+
+
+reason_option = click.option(
+    "--reason",
+    type=reason_text,
+    metavar="TEXT",
+    help=f"Why, for the people who read it; the first {LONGEST_REASON} characters are kept.",
+)
 wait_option = click.option(
     "--wait",
     "wait_s",

@@ -237,6 +237,8 @@ def _read(url: str, response: http.client.HTTPResponse) -> Answer:
         document = json.loads(text) if text.strip() else {}
     except ValueError as error:
         raise Failure(f"{url} does not answer as a control server does.") from error
+    if not text.endswith("\n"):
+        text += "\n"  # one answer a line, also where several are appended to one file
     return Answer(text, document if isinstance(document, Mapping) else {"value": document})
 
 

@@ -56,6 +56,7 @@ _CAUSES: dict[type[Exception], tuple[int, str, bool]] = {
     TooManyInstancesError: (429, "too_many_instances", False),
     StoreError: (503, "store_unavailable", True),
 }
+_UNREADABLE = "the body is not what its Content-Encoding or length says"
 _HTTP = {
     404: ("not_found", "there is no such route; see /openapi.json"),
     405: ("method_not_allowed", "the route has no such method; see /openapi.json"),
@@ -70,6 +71,9 @@ def api_error(error: Exception) -> ApiError | None:
     for cause, (status, code, retryable) in _CAUSES.items():
         if isinstance(error, cause):
             return ApiError(status, code, str(error), retryable=retryable)
+    if isinstance(error, web.RequestPayloadError):
+        # Where its next request would begin is not known either.
+        return ApiError(400, "bad_request", _UNREADABLE, headers={"Connection": "close"})
     if isinstance(error, web.HTTPException):
         code, message = _HTTP.get(error.status, ("bad_request", "that is not a request we know"))
         allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}

@@ -60,6 +60,8 @@ class Peer:
     connected_at: datetime | None = None
     heard_at: datetime | None = None
     connections: int = 0
+    owes_ack: bool = False
+    "Whether its snapshot is not acknowledged yet."
     enforced: dict[str, Enforcement] = field(default_factory=dict)
     "By kill id; only of orders in force."
     _offsets: deque[timedelta] = field(default_factory=lambda: deque(maxlen=OFFSETS_KEPT))
@@ -141,6 +143,7 @@ class Hub:
             peer.outlet.close("the same proxy has connected again")
         now = self._now()
         peer.outlet, peer.connected_at, peer.heard_at = outlet, now, now
+        peer.owes_ack = True
         missed = state.lifted if hello.epoch == state.epoch else ()
         peer.applied_revision = hello.revision if hello.epoch == state.epoch else -1
         if hello.epoch != state.epoch:
@@ -207,6 +210,12 @@ class Hub:
         if ack.epoch != state.epoch:
             return
         now, monotonic = self._now(), self._monotonic()
+        if peer.owes_ack:
+            # The ack of a snapshot names the orders that it changed; the others that this proxy has
+            # proven stand in it as they were: an order carved and killed again was missed as a whole.
+            peer.owes_ack = False
+            for proof in peer.enforced.values():
+                proof.revision = max(proof.revision, ack.revision)
         for kill_id in self._in_force.intersection(ack.kills):
             peer.enforced[kill_id] = Enforcement(ack.revision, now, monotonic, ack.connections_cut)
         self._applied(peer, ack.epoch, ack.revision, state)

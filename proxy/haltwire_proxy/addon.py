@@ -97,7 +97,11 @@ class Addon:
     def response(self, flow: http.HTTPFlow) -> None:
         """The whole response has been passed on."""
         exchange = flow.metadata.get(_EXCHANGE)
-        if exchange is not None and flow.websocket is None and _not_switching(flow):
+        if exchange is None:
+            return
+        if flow.websocket is not None or _is_switching(flow):
+            exchange.upgraded = True
+        else:
             owned = _owner(flow)
             _remove(owned, exchange)
             owned.tally.complete(exchange.answered_at or self._enforcer.now())
@@ -117,8 +121,14 @@ class Addon:
 
     def websocket_message(self, flow: http.HTTPFlow) -> None:
         """A message has been read and is passed on; mitmproxy would keep it for ever."""
-        if flow.websocket is not None:
-            flow.websocket.messages.clear()
+        exchange = flow.metadata.get(_EXCHANGE)
+        if flow.websocket is None:
+            return
+        if exchange is not None:
+            for message in flow.websocket.messages:
+                name = "bytes_up" if message.from_client else "bytes_down"
+                setattr(exchange, name, getattr(exchange, name) + len(message.content))
+        flow.websocket.messages.clear()
 
     def tcp_message(self, flow: tcp.TCPFlow) -> None:
         """Bytes behind an upgrade to something else have been read; mitmproxy would keep them too."""
@@ -245,5 +255,5 @@ def _remove(owned: Connection, exchange: Exchange) -> None:
         owned.exchanges.remove(exchange)
 
 
-def _not_switching(flow: http.HTTPFlow) -> bool:
-    return flow.response is None or flow.response.status_code != 101
+def _is_switching(flow: http.HTTPFlow) -> bool:
+    return flow.response is not None and flow.response.status_code == 101

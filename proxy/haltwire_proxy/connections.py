@@ -57,6 +57,8 @@ class Exchange:
     request_complete: bool = False
     answered_at: datetime | None = None
     "When the last part of the response was about to be passed on."
+    upgraded: bool = False
+    "Whether it has become a WebSocket or the like: then nobody knows where a request ends."
     held: Callable[[], int] = lambda: 0
     "Bytes that are kept back for an HTTP/2 window and not yet given to `upstream`."
 
@@ -112,7 +114,7 @@ def _exchange_facts(exchange: Exchange) -> InFlight:
     sent = "none"
     if side is not None and side.written > exchange.upstream_start:
         queued = sever.queued(side.fileno())
-        if queued is None:
+        if queued is None or exchange.upgraded:
             sent, acked = "unknown", None
         else:
             waiting, held = side.unwritten(), exchange.held()

@@ -202,7 +202,7 @@ class Dialer:
 
     async def _find(self, host: str, port: int, agent: AgentRef) -> list[_Found] | Refusal:
         with contextlib.suppress(ValueError):
-            address = ip_address(host)
+            address = _parsed(host)
             family = socket.AF_INET if address.version == 4 else socket.AF_INET6
             return [(address, family, (host, port))]
         try:
@@ -214,7 +214,7 @@ class Dialer:
             return Refusal("upstream_unreachable", f"{host} could not be resolved.")
         if not answers:
             return Refusal("upstream_unreachable", f"{host} has no address.")
-        return [(ip_address(target[0]), family, target) for family, target in answers]
+        return [(_parsed(target[0]), family, target) for family, target in answers]
 
 
 async def _connect(host: str, found: list[_Found]) -> socket.socket | Refusal:
@@ -295,7 +295,12 @@ def _is_peer(sock: socket.socket, address: Address, port: int) -> bool:
         peer = sock.getpeername()
     except OSError:
         return True  # reset already: the first write says so
-    return int(ip_address(peer[0])) == int(address) and peer[1] == port
+    return int(_parsed(peer[0])) == int(address) and peer[1] == port
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> Address:
+    return ip_address(text)
 
 
 @lru_cache(maxsize=4096)

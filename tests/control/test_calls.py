@@ -12,6 +12,7 @@ KILL, BEAT, EVENTS = "/v1/mesh/kill", "/v1/mesh/heartbeat", "/v1/mesh/events"
 BAD_BODIES = {
     "no JSON": (b"{", 400, "invalid_json"),
     "NaN is no JSON": (b'{"metrics": {"a": NaN}}', 400, "invalid_json"),
+    "infinity in disguise": (b'{"metadata": {"sent": 1e400}}', 400, "invalid_json"),
     "half a character": (b'{"reason": "\\ud800"}', 400, "invalid_json"),
     "not UTF-8": (b'{"reason": "\xff"}', 400, "invalid_json"),
     "a bottomless pit": (b"[" * 200_000, 400, "invalid_json"),
@@ -30,6 +31,12 @@ async def test_a_body_that_is_refused(control, body, status, says):
     error = reply.body["error"]
     assert says in (error["code"], error["message"].partition(":")[0])
     assert error["retryable"] is False
+
+
+async def test_a_body_that_is_not_encoded_as_it_says_is_refused(control):
+    for encoding in ("gzip", "br", "deflate"):
+        reply = await control.call("POST", KILL, b"{}", Content_Encoding=encoding)
+        assert reply.status == 400, encoding
 
 
 async def test_a_long_field_name_is_cut(control):

@@ -20,6 +20,7 @@ CASES = {
     "no method": (web.HTTPMethodNotAllowed("PUT", ["GET"]), 405, "method_not_allowed", False),
     "a big body": (web.HTTPRequestEntityTooLarge(1, 2), 413, "body_too_large", False),
     "an odd one": (web.HTTPExpectationFailed(), 417, "bad_request", False),
+    "an unreadable body": (web.RequestPayloadError("gzip"), 400, "bad_request", False),
     "itself": (invalid_field("reason", "too long"), 422, "invalid_field", False),
 }
 

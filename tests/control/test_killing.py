@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from support.control import Worker, cut, running_control, usage, utc_now
 from support.stores import failing
 
 MAILER = "agent://acme/prod/mailer"
+EVERYBODY = "agent://acme/**"
 NO_PROCESS = {"pid": 2**22 + 1}
 
 
@@ -385,3 +387,24 @@ async def test_an_order_lifted_while_it_is_waited_for_ends_the_wait(control, wor
         await worker.until(lambda: worker.orders)
         await control.resume(MAILER, wait_s=0)
     assert killing.result().body["confirmed"] is False
+
+
+async def test_a_carve_out_and_a_second_kill_that_a_worker_missed_are_proven_when_it_is_back(
+    control, worker
+):
+    """Nothing of the order has changed for that worker, so its ack of the snapshot does not name it."""
+    await seen(control, worker)
+    first = (await control.kill(EVERYBODY)).body
+    await worker.leave()
+    await control.resume(MAILER, carve_out=True, wait_s=0)
+    again = (await control.kill(EVERYBODY, wait_s=0)).body
+    assert (again["kill_id"], again["confirmed"]) == (first["kill_id"], False)
+    worker.hello = replace(
+        worker.hello,
+        epoch=worker.epoch,
+        revision=worker.revision,
+        kill_ids=tuple(worker.orders),
+    )
+    await worker.join()
+    receipt = (await control.kill(EVERYBODY)).body
+    assert (receipt["confirmed"], proxies(receipt)) == (True, {"w-1": "applied"})

@@ -3,7 +3,9 @@
 import asyncio
 import ssl
 
+import aiohttp
 import pytest
+from aiohttp import WSMsgType, web
 from haltwire_proxy import addon
 from mitmproxy import http
 from mitmproxy.test import tflow
@@ -204,3 +206,36 @@ def test_what_passes_behind_an_upgrade_is_not_kept(world):
     assert flow.messages
     world.inspector.addon.tcp_message(flow)
     assert flow.messages == []
+
+
+async def test_a_live_websocket_says_what_passed_and_not_that_it_was_all(world, authority):
+    """Its request is whole, but what the agent says in it goes on."""
+
+    async def serve(request):
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            await socket.send_str(message.data)
+        return socket
+
+    app = web.Application()
+    app.router.add_get("/ws", serve)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=authority.server_context("localhost"))
+    await site.start()
+    url = f"wss://localhost:{runner.addresses[0][1]}/ws"
+    proxy = world.proxy_url("acme.prod.reader", INTERCEPTED)
+    trust = ssl.create_default_context(cafile=str(world.ca_file))
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(url, proxy=proxy, ssl=trust) as socket,
+    ):
+        await socket.send_str("hello")
+        assert await socket.receive_str() == "hello"
+        enforced = world.kill("agent://acme/prod/reader")
+        assert (await socket.receive()).type in (WSMsgType.CLOSED, WSMsgType.ERROR)
+    await runner.cleanup()
+    (flight,) = enforced.reports[0].instances[0].in_flight
+    assert (flight.path, flight.sent, flight.bytes_up_acked) == ("/ws", "unknown", None)
+    assert (flight.bytes_up, flight.bytes_down) == (5, 5)

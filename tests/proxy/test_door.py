@@ -336,7 +336,15 @@ async def test_a_fault_in_the_hand_over_ends_the_connection(world, origin, monke
     assert world.enforcer.connections.count == 0
 
 
-async def test_early_bytes_do_not_undo_the_pause_for_a_slow_upstream(world):
+async def test_early_bytes_do_not_undo_the_pause_for_a_slow_upstream(world, monkeypatch):
+    dial = world.dialer.dial
+
+    async def slowly(*to):
+        await asyncio.sleep(0.1)
+        return await dial(*to)
+
+    monkeypatch.setattr(world.dialer, "dial", slowly)
+    monkeypatch.setattr(door, "MAX_EARLY_BYTES", 500_000)
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     listener.bind(("127.0.0.1", 0))
@@ -345,9 +353,9 @@ async def test_early_bytes_do_not_undo_the_pause_for_a_slow_upstream(world):
     wire = await Wire.open(world.port)
     head = f"CONNECT {target} HTTP/1.1\r\n{CREDENTIALS}\r\n\r\n".encode()
     try:
-        async with asyncio.timeout(0.5):
+        async with asyncio.timeout(0.6):
             await wire.send(head + b"x" * 1_000_000)
-            while True:
+            for _ in range(400):
                 await wire.send(b"x" * 65536)
     except TimeoutError:
         pass

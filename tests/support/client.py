@@ -8,6 +8,9 @@ import ssl
 from dataclasses import dataclass
 from typing import ClassVar
 
+import h2.config
+import h2.connection
+
 from support.world import basic
 
 
@@ -102,3 +105,30 @@ async def tls_tunnel(
         context.set_alpn_protocols(list(alpn))
     await wire.start_tls(context, target.rpartition(":")[0])
     return wire
+
+
+async def serving(handler, context=None, **options):
+    """A server on a port of its own that runs the handler, and the port."""
+    server = await asyncio.start_server(handler, "127.0.0.1", 0, ssl=context, **options)
+    return server, server.sockets[0].getsockname()[1]
+
+
+class Http2:
+    """An HTTP/2 client that shows its windows."""
+
+    def __init__(self, wire, target):
+        self._wire, self._target = wire, target
+        self.connection = h2.connection.H2Connection(h2.config.H2Configuration())
+        self.connection.initiate_connection()
+
+    async def begin(self, method, *, end_stream):
+        head = {":method": method, ":scheme": "https", ":authority": self._target, ":path": "/x"}
+        self.connection.send_headers(1, list(head.items()), end_stream=end_stream)
+        await self.flush()
+
+    async def flush(self):
+        await self._wire.send(self.connection.data_to_send())
+
+    async def events(self):
+        data = await asyncio.wait_for(self._wire.reader.read(65536), 2)
+        return self.connection.receive_data(data)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from haltwire.wire.names import SCHEME, AgentRef
 
@@ -67,7 +68,7 @@ class Selector:
     @property
     def agent(self) -> AgentRef | None:
         """The one agent it names, or None when its agent part is a glob."""
-        return None if any("*" in s for s in self.segments) else AgentRef(self.segments)
+        return _agent_of(self.segments)
 
     @property
     def bound_instance(self) -> str | None:
@@ -152,6 +153,12 @@ def needs_known(text: str) -> bool:
     """Whether `parse_typed` has to know the agents to read this text."""
     path = (text[len(SCHEME) :] if text.startswith(SCHEME) else text).partition("~")[0]
     return "/" not in path and "." not in path and path != DEEP
+
+
+@lru_cache(maxsize=4096)
+def _agent_of(segments: tuple[str, ...]) -> AgentRef | None:
+    # Asked for every new connection of an agent, of its token's selector.
+    return None if any("*" in segment for segment in segments) else AgentRef(segments)
 
 
 def _regex(glob: str, position: int = 0) -> str:
