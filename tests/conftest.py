@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 from support.authority import TestAuthority
 from support.client import Wire
 from support.origin import Origin
+
+# A shared machine decides how long an example takes; what it finds must not depend on that.
+settings.register_profile("haltwire", deadline=None)
+settings.load_profile("haltwire")
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from haltwire_cli.failures import NOT_ALLOWED, Failure
+from haltwire_cli.listen import open_files
 from haltwire_cli.options import default_data_dir
 
 PREDECESSOR_S = 3.0
@@ -69,11 +70,25 @@ class Home:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             holder = os.pread(fd, 32, 0).decode(errors="replace")
-            if _lives(holder) or time.monotonic() > give_up:
+            if not _lives(holder) and time.monotonic() > give_up:
+                # A frozen process cannot notice that its supervisor is gone.
+                left = ", ".join(self._holders()) or "unknown"
+                raise Failure(
+                    f"{self.path} is still held by processes that an earlier haltwire up left behind (pid {left}): end them with kill -9, or choose another --data-dir."
+                )
+            if _lives(holder):
                 raise Failure(
                     f"{self.path} is in use by another haltwire up (pid {holder}): stop that one, or give this one another --data-dir."
                 )
             time.sleep(0.05)
+
+    def _holders(self) -> list[str]:
+        """Pids of the other processes that have the claim open, as far as this user may see them."""
+        return [
+            process.name
+            for process in Path("/proc").glob("[0-9]*")
+            if process.name != str(os.getpid()) and str(self._claim) in open_files(process)
+        ]
 
     def publish(self, endpoints: Endpoints) -> None:
         """Write endpoints.json, all of it or nothing."""

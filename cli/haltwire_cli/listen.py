@@ -86,12 +86,13 @@ def holder_of(address: Address, proc: Path = Path("/proc")) -> str | None:
     """The program that listens there, as `name (pid N)`; None when that cannot be seen."""
     wanted = {f"socket:[{inode}]" for inode in _listening_inodes(address, proc)}
     for pid in sorted((p.name for p in proc.glob("[0-9]*")), key=int) if wanted else ():
-        if any(link in wanted for link in _open_files(proc / pid)):
+        if any(link in wanted for link in open_files(proc / pid)):
             return f"{_program(proc / pid)} (pid {pid})"
     return None
 
 
-def _open_files(process: Path) -> Iterator[str]:
+def open_files(process: Path) -> Iterator[str]:
+    """What a process of /proc has open, as the kernel names it; nothing where that may not be seen."""
     with suppress(OSError):  # another user's process, or one that has just ended
         for entry in (process / "fd").iterdir():
             with suppress(OSError):  # closed meanwhile

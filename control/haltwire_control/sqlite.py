@@ -62,9 +62,14 @@ class SqliteStore(SqliteReader):
             self._connection.execute("PRAGMA synchronous=FULL")
             schema.migrations.apply(Database(self._connection, execute_plugins=False))
             self._writing = self._load()
-        except BaseException:
+        except BaseException as error:
             self._connection.close()
             self.close_readers()
+            if isinstance(error, sqlite3.Error):
+                # An OSError ends the process with this sentence instead of a traceback.
+                raise OSError(
+                    f"{path} cannot be used ({error}): restore it from a backup, or choose another --data-dir"
+                ) from error
             raise
         self._jobs = Jobs()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)

@@ -256,3 +256,15 @@ def test_show_needs_one_agent(haltwire):
 
 def test_show_of_a_stranger_is_not_found(haltwire):
     assert haltwire("show", "acme/prod/stranger").exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent"), [("caf\udce9", "caf�"), ("x" * 5000, "x" * 1000), ("grüße", "grüße")]
+)
+def test_no_reason_stands_between_a_person_and_a_stop(haltwire, control, typed, sent):
+    assert haltwire("kill", "mailer", "--reason", typed).exit_code == 0
+    assert control.last[3]["reason"] == sent
+
+
+def test_each_json_answer_is_a_line_of_its_own(haltwire):
+    assert haltwire("kill", "mailer", "--json").stdout.count("\n") == 1

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -89,3 +90,15 @@ def test_a_misspelt_command_is_a_usage_error(haltwire):
 
 def test_version(haltwire):
     assert haltwire("--version").output == "haltwire, version 0.1.0\n"
+
+
+def test_an_answer_that_cannot_be_written_is_one_sentence():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "haltwire_cli", "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "Error: the answer could not be written: No space left on device.\n"
