@@ -111,7 +111,9 @@ def resume(
     else:
         body["selector"] = str(selector_or_all(api, what, everything))
     receipt = _ordered(api, "/v1/mesh/resume", body, wait_s)
-    click.echo(receipt.text if as_json else resume_text(receipt.document), nl=not as_json)
+    click.echo(
+        receipt.text if as_json else resume_text(receipt.document, carve_out), nl=not as_json
+    )
     sys.exit(_resume_code(receipt.document))
 
 
@@ -162,6 +164,11 @@ def show(api: Api, agent: str, as_json: bool) -> None:
 def _ordered(api: Api, path: str, body: Mapping[str, Any], wait_s: float) -> Answer:
     try:
         return api.post(path, body, timeout_s=wait_s + ANSWER_S)
+    except KeyboardInterrupt:
+        # Nobody may think that Ctrl-C took the order back.
+        raise Failure(
+            "stopped waiting, but what was ordered stays so: see `haltwire kills`."
+        ) from None
     except Refused as refused:
         # An order that could not be stored is in force all the same where its receipt says so.
         if "proxies" in refused.answer.document:
@@ -182,9 +189,10 @@ def _resume_code(receipt: Mapping[str, Any]) -> int:
         return FAILED
     if receipt.get("still_killed_by"):
         return STILL_KILLED
-    if not receipt.get("lifted"):
-        return NOT_FOUND if receipt.get("matched", {}).get("agents") == 0 else 0
-    return NOT_PROVEN if receipt.get("unconfirmed_because") == "proxy_pending" else 0
+    if receipt.get("unconfirmed_because") == "proxy_pending":
+        return NOT_PROVEN
+    unknown = not receipt.get("lifted") and receipt.get("matched", {}).get("agents") == 0
+    return NOT_FOUND if unknown else 0
 
 
 def _watch(shown: Callable[[], str]) -> None:

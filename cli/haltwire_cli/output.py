@@ -83,13 +83,16 @@ def kill_text(receipt: Json) -> str:
         lines.append(
             "  It could take another instance name: some of its tokens are not bound to one. Kill the whole agent to be sure."
         )
+    unseen = (receipt.get("matched") or {}).get("agents") == 0
+    if unseen and receipt.get("unconfirmed_because") != "no_agent":
+        lines.append("  Besides, no agent by that name has been seen.")
     if receipt.get("did_you_mean"):
         lines.append(f"  Did you mean {' or '.join(map(escape, receipt['did_you_mean']))}?")
     lines.append(f"In force as {kill_id} for {selector}; `haltwire resume {kill_id}` lifts it.")
     return "\n".join(lines)
 
 
-def resume_text(receipt: Json) -> str:
+def resume_text(receipt: Json, carve_out: bool = False) -> str:
     """The receipt of a resume: what is lifted, and what still stops it."""
     selector = escape(receipt["selector"])
     lifted = [escape(kill_id) for kill_id in receipt.get("lifted", ())]
@@ -97,6 +100,8 @@ def resume_text(receipt: Json) -> str:
     lines = []
     if lifted:
         lines.append(f"Resumed {selector}: lifted {_and(lifted)}.")
+    elif carve_out and not still:
+        lines.append(f"Resumed {selector}: excepted from every order that goes on stopping others.")
     elif not still:
         lines.append(f"Nothing was stopping {selector}.")
     if still:

@@ -268,3 +268,21 @@ def test_no_reason_stands_between_a_person_and_a_stop(haltwire, control, typed, 
 
 def test_each_json_answer_is_a_line_of_its_own(haltwire):
     assert haltwire("kill", "mailer", "--json").stdout.count("\n") == 1
+
+
+def test_ctrl_c_while_it_waits_says_that_the_order_stands(haltwire, monkeypatch):
+    def interrupted(*_args: object, **_more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("haltwire_cli.api.Api.post", interrupted)
+    result = haltwire("kill", MAILER)
+    assert result.exit_code == 1
+    assert "stopped waiting, but what was ordered stays so: see `haltwire kills`" in result.stderr
+
+
+def test_a_carve_out_is_not_called_nothing(haltwire, control):
+    """It lifts no order, and yet the agent goes on."""
+    control.will("POST", RESUME, receipt(mode="resume", lifted=[]))
+    shown = haltwire("resume", MAILER, "--carve-out").stdout
+    assert shown == f"Resumed {MAILER}: excepted from every order that goes on stopping others.\n"
+    assert haltwire("resume", MAILER).stdout == f"Nothing was stopping {MAILER}.\n"

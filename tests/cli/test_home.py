@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -69,6 +70,25 @@ def test_the_children_of_a_killed_up_are_waited_for(home):
         other.kill()
     with home.claimed():
         assert (home.path / "up.lock").read_text() == str(os.getpid())
+
+
+def test_processes_that_a_killed_up_left_behind_are_named(home, monkeypatch):
+    """A frozen worker does not notice that its supervisor is gone."""
+    monkeypatch.setattr("haltwire_cli.home.PREDECESSOR_S", 0.2)
+    code = HOLD + (
+        "  import subprocess, time\n"
+        "  child = subprocess.Popen(['sleep', '60'], pass_fds=[fd], stdout=subprocess.DEVNULL)\n"
+        "  print(child.pid, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(home.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        left = int(other.stdout.readline())
+        other.kill()
+    try:
+        with pytest.raises(Failure, match=f"left behind \\(pid {left}\\)"), home.claimed():
+            pass
+    finally:
+        os.kill(left, signal.SIGKILL)
 
 
 def test_a_new_directory_is_for_its_owner_alone(home):

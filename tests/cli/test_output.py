@@ -227,3 +227,9 @@ def test_a_resume(more, shown):
 def test_a_resume_names_who_has_not_taken_it_up():
     shown = resume_text(receipt(lifted=["K1"], proxies=[{"proxy_id": "box-2", "state": "pending"}]))
     assert shown.endswith("Not confirmed yet by proxy box-2.")
+
+
+def test_a_silent_proxy_does_not_hide_that_nobody_has_that_name():
+    nobody = {"agents": 0, "instances": 0, "proxies": 1}
+    shown = kill_text(receipt(confirmed=False, unconfirmed_because="proxy_pending", matched=nobody))
+    assert "no agent by that name has been seen" in shown

@@ -102,5 +102,5 @@ async def test_a_file_that_another_program_holds_makes_a_kill_volatile(filled):
 def test_a_file_that_is_no_database_is_refused(tmp_path):
     path = tmp_path / "haltwire.db"
     path.write_text("no database at all, but long enough to look like one" * 20)
-    with pytest.raises(sqlite3.DatabaseError):
+    with pytest.raises(OSError, match=r"cannot be used \(file is not a database\): restore it"):
         SqliteStore(path)
