@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import re
 import socket
 import sys
@@ -24,6 +23,7 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
+from typing import cast
 
 from haltwire.wire.names import AgentRef
 from haltwire.wire.refusals import Refusal
@@ -177,11 +177,14 @@ class Dialer:
         self._rules = rules
         self._lookups = Lookups(resolve)
 
-    async def dial(self, host: str, port: int, agent: AgentRef) -> socket.socket | Refusal:
-        """A connected socket that dies by reset, or why there is none. Cancelling it leaks nothing.
+    async def dial(
+        self, host: str, port: int, agent: AgentRef, protocol: asyncio.Protocol
+    ) -> asyncio.Transport | Refusal:
+        """A connection that dies by reset, or why there is none. Cancelling it leaks nothing.
 
         Checked in this order: the host is one; it is not ourselves; it resolves in 5 s; its whole
         answer set may be reached; one of it connects in 10 s; the peer is the address we judged.
+        Only then does `protocol` get its connection_made.
         """
         try:
             host = canonical_host(host)
@@ -194,7 +197,7 @@ class Dialer:
         if isinstance(found, Refusal):
             return found
         refusal = self._rules.check([address for address, _, _ in found], port, host)
-        return await _connect(host, found) if refusal is None else refusal
+        return refusal or await _connect(host, found, protocol)
 
     def close(self) -> None:
         """Let the look-up threads end."""
@@ -217,66 +220,85 @@ class Dialer:
         return [(_parsed(target[0]), family, target) for family, target in answers]
 
 
-async def _connect(host: str, found: list[_Found]) -> socket.socket | Refusal:
+async def _connect(
+    host: str, found: list[_Found], protocol: asyncio.Protocol
+) -> asyncio.Transport | Refusal:
     """Try the addresses in order, each with its share of the time that is left."""
     loop = asyncio.get_running_loop()
     end = loop.time() + CONNECT_S
     timed_out = False
     for position, (address, family, target) in enumerate(found):
         share_s = (end - loop.time()) / (len(found) - position)
+        judge = _Judge(address, target[1], protocol)
         try:
             async with asyncio.timeout(share_s):
-                sock = await _connect_one(loop, family, target)
+                await _connect_one(loop, family, target, judge)
         except TimeoutError:
-            timed_out = True
-            continue
+            # Connected at the very last moment, the protocol has already been told that it is lost.
+            if judge.transport is None:
+                timed_out = True
+                continue
         except OSError as error:
             if error.errno in _OUR_FAULT:
                 raise
             continue
-        if not _is_peer(sock, address, target[1]):
-            sock.close()
+        if judge.fault is not None:
+            raise judge.fault
+        if judge.is_other:
             return _denied(host, "was answered from another address than the one that was checked")
-        return sock
+        if judge.transport is not None:
+            return judge.transport
     if timed_out:
         return Refusal("upstream_timeout", f"{host} did not answer within {CONNECT_S:.0f} s.")
     return Refusal("upstream_unreachable", f"{host} could not be reached.")
 
 
 async def _connect_one(
-    loop: asyncio.AbstractEventLoop, family: int, target: SocketAddress
-) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+    loop: asyncio.AbstractEventLoop, family: int, target: SocketAddress, judge: _Judge
+) -> None:
+    # A literal, and forbidden to be anything else: nothing is resolved a second time.
+    await loop.create_connection(
+        lambda: judge, target[0], target[1], family=family, flags=socket.AI_NUMERICHOST
+    )
+
+
+class _Judge(asyncio.Protocol):
+    """Looks at a new upstream before its protocol sees it and before a byte is read or written."""
+
+    def __init__(self, address: Address, port: int, protocol: asyncio.Protocol) -> None:
+        self._checked = (int(address), port)
+        self._protocol = protocol
+        self.transport: asyncio.Transport | None = None
+        "Set when `protocol` has it."
+        self.is_other = False
+        "Whether it was another address that answered."
+        self.fault: Exception | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Pass it on when it is connected to what was checked."""
+        upstream = cast("asyncio.Transport", transport)
+        try:
+            if self._fits(upstream):
+                self.transport = upstream
+                upstream.set_protocol(self._protocol)
+                self._protocol.connection_made(upstream)
+            else:
+                upstream.abort()
+        except Exception as error:
+            self.fault = error
+            upstream.abort()
+
+    def _fits(self, transport: asyncio.Transport) -> bool:
+        peer = transport.get_extra_info("peername")
+        if not peer or peer == transport.get_extra_info("sockname"):
+            # Reset already; or connected to itself, as a port where nobody listens can be when it
+            # is also the source port.
+            return False
+        self.is_other = (int(_parsed(peer[0])), peer[1]) != self._checked
+        sock = transport.get_extra_info("socket")
         sever.arm(sock)
-        error = sock.connect_ex(target)
-        if error == errno.EINPROGRESS:
-            # Not loop.sock_connect: cancelled, it unregisters the descriptor one turn later, when it
-            # may already be another connection's; and uvloop resolves what it is given once more.
-            connected: asyncio.Future[None] = loop.create_future()
-            loop.add_writer(sock.fileno(), _set_result, connected)
-            try:
-                await connected
-            finally:
-                loop.remove_writer(sock.fileno())
-            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error == 0 and sock.getsockname() == sock.getpeername():
-            # A port where nobody listens can connect to itself when it is also the source port.
-            error = errno.ECONNREFUSED
-        if error:
-            raise OSError(error, os.strerror(error))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _set_result(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        return not self.is_other
 
 
 def is_local(address: Address) -> bool:
@@ -288,14 +310,6 @@ def is_local(address: Address) -> bool:
     except OSError as error:
         return error.errno != errno.EADDRNOTAVAIL  # not knowing is not allowing
     return True
-
-
-def _is_peer(sock: socket.socket, address: Address, port: int) -> bool:
-    try:
-        peer = sock.getpeername()
-    except OSError:
-        return True  # reset already: the first write says so
-    return int(_parsed(peer[0])) == int(address) and peer[1] == port
 
 
 @lru_cache(maxsize=4096)

@@ -220,30 +220,7 @@ class Door(asyncio.Protocol):
 
     async def _dial(self, connection: Connection, host: str, port: int) -> None:
         services = self._services
-        try:
-            sock = await services.dialer.dial(host, port, connection.identity.agent)
-            if isinstance(sock, Refusal):
-                return self._refuse(sock, connection.identity)
-            refusal = services.enforcer.decide(connection.identity)
-            if connection.severed or refusal is not None:
-                sock.close()
-                if refusal is not None:
-                    self._refuse(refusal, connection.identity)
-                return None
-            await self._splice(connection, sock)
-        except OSError as error:
-            log.info("tunnel to %s: %s", host, error.strerror)
-            self._refuse(
-                Refusal("upstream_unreachable", f"{host} closed the connection at once."),
-                connection.identity,
-            )
-        except Exception:
-            log.exception("a tunnel could not be opened")
-            self._refuse(failed(), connection.identity)
-        return None
-
-    async def _splice(self, connection: Connection, sock: object) -> None:
-        enforcer = self._services.enforcer
+        enforcer = services.enforcer
 
         def ended() -> None:
             enforcer.connections.forget(connection)
@@ -254,16 +231,32 @@ class Door(asyncio.Protocol):
         up = TunnelEnd(enforcer, connection, upward=False, ended=ended, opened=opened)
         down = TunnelEnd(enforcer, connection, upward=True, ended=ended)
         up.peer, down.peer = down, up
-        connection.upstreams.append(up)
-        await asyncio.get_running_loop().create_connection(lambda: up, sock=sock)  # type: ignore[call-overload]
+        try:
+            dialled = await services.dialer.dial(host, port, connection.identity.agent, up)
+            if isinstance(dialled, Refusal):
+                self._refuse(dialled, connection.identity)
+        except OSError as error:
+            log.info("tunnel to %s: %s", host, error.strerror)
+            self._refuse(
+                Refusal("upstream_unreachable", f"{host} closed the connection at once."),
+                connection.identity,
+            )
+        except Exception:
+            log.exception("a tunnel could not be opened")
+            self._refuse(failed(), connection.identity)
 
     def _join(self, connection: Connection, up: TunnelEnd, down: TunnelEnd) -> None:
-        # Within the upstream's connection_made: uvloop reads the first bytes of a server that speaks
-        # first (SSH, SMTP) before whoever waits for create_connection runs again.
+        # Within the upstream's connection_made: nothing is read from it or sent to it before this.
         transport = self._transport
         if transport is None or transport.is_closing():
             up.abort()
             return
+        refusal = self._services.enforcer.decide(connection.identity)
+        if refusal is not None:
+            up.abort()
+            self._refuse(refusal, connection.identity)
+            return
+        connection.upstreams.append(up)
         connection.tasks.clear()
         self._transport = self._task = self._connection = None
         self._on_data = None

@@ -293,33 +293,29 @@ class _Handler(server.LiveConnectionHandler):
         inspector, owned, target = self._inspector, self._owned, command.connection
         address = target.address
         refusal = inspector.enforcer.decide(owned.identity)
-        sock = None
+        transport = None
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=64 * 1024, loop=loop)
+        protocol = StreamProtocol(reader, loop=loop)
         if address is None:
             refusal = failed()
         elif refusal is None:
-            dialled = await inspector.dialer.dial(address[0], address[1], owned.identity.agent)
+            host, port = address[:2]
+            dialled = await inspector.dialer.dial(host, port, owned.identity.agent, protocol)
             if isinstance(dialled, Refusal):
                 refusal = dialled
             else:
-                sock = dialled
+                transport = dialled
                 refusal = inspector.enforcer.decide(owned.identity)
-        if sock is None or refusal is not None or self._is_severed():
-            if sock is not None:
-                sock.close()
+        if transport is None or refusal is not None or self._is_severed():
+            if transport is not None:
+                transport.abort()
             self._not_opened(target)
             text = RefusedDialError.of(refusal or failed())
             target.error = text
             await self.server_event(events.OpenConnectionCompleted(command, text))
             return
-        reader = asyncio.StreamReader(limit=64 * 1024, loop=asyncio.get_running_loop())
-        protocol = StreamProtocol(reader, loop=asyncio.get_running_loop())
-        transport, _ = await asyncio.get_running_loop().create_connection(
-            lambda: protocol, sock=sock
-        )
         writer = GatedWriter(transport, protocol, reader, inspector.enforcer, owned, upward=True)
-        if self._is_severed():
-            writer.abort()
-            return
         owned.upstreams[:] = [side for side in owned.upstreams if side.fileno() >= 0]
         owned.upstreams.append(writer)
         target.side = writer

@@ -69,6 +69,16 @@ def queued(fd: int) -> Queued | None:
         return None
 
 
+def holds_bytes(fd: int) -> bool:
+    """Whether the kernel says that it holds bytes which the peer has not acknowledged."""
+    if not _LINUX or fd < 0:
+        return False
+    try:
+        return _ioctl(fd, termios.TIOCOUTQ) > 0
+    except OSError:
+        return False
+
+
 def _ioctl(fd: int, request: int) -> int:
     answer: bytes = fcntl.ioctl(fd, request, b"\0\0\0\0")
     return int(struct.unpack("i", answer)[0])

@@ -106,7 +106,9 @@ class TunnelEnd(asyncio.Protocol):
             self.peer.close()
         else:
             self.peer._write_eof()
-            self._watch_stillness()
+            # Asking the kernel costs as much as a read, and most tunnels end within a second of this.
+            loop = asyncio.get_running_loop()
+            self._stillness = loop.call_later(HALF_CLOSED_S / 100, self._watch_stillness)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -167,8 +169,7 @@ class TunnelEnd(asyncio.Protocol):
         self.close()
 
     def _holds_bytes(self) -> bool:
-        queued = sever.queued(self._fd)
-        return self.unwritten() > 0 or (queued is not None and queued.unacknowledged > 0)
+        return self.unwritten() > 0 or (self.written > 0 and sever.holds_bytes(self._fd))
 
     def _watch_stillness(self) -> None:
         loop = asyncio.get_running_loop()
@@ -275,8 +276,7 @@ class GatedWriter(asyncio.StreamWriter):
         self.transport.abort()
 
     def _holds_bytes(self) -> bool:
-        queued = sever.queued(self.fileno())
-        return self.unwritten() > 0 or (queued is not None and queued.unacknowledged > 0)
+        return self.unwritten() > 0 or sever.holds_bytes(self.fileno())
 
 
 def adopt_stream(

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import socket
 import threading
 from contextlib import contextmanager
@@ -383,15 +384,34 @@ def failing(host, port):
     raise socket.gaierror(socket.EAI_NONAME, "unknown name")
 
 
+class Upstream(asyncio.Protocol):
+    """Notes the transport that it is given."""
+
+    transport = None
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+
 def dialled(new_loop, host, port, rules=LOOPBACK, resolve=None):
-    """What one dial gives, in a loop of its own."""
+    """What one dial gives, in a loop of its own: a refusal, or the socket, which survives the loop."""
 
     async def once():
         dialer = Dialer(rules, resolve)
+        protocol = Upstream()
         try:
-            return await dialer.dial(host, port, AGENT)
+            transport = await dialer.dial(host, port, AGENT, protocol)
         finally:
             dialer.close()
+        if isinstance(transport, Refusal):
+            assert protocol.transport is None
+            return transport
+        assert protocol.transport is transport
+        fd = os.dup(transport.get_extra_info("socket").fileno())
+        sock = socket.socket(fileno=fd)
+        sock.settimeout(None if os.get_blocking(fd) else 0)
+        transport.abort()
+        return sock
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(once())
@@ -522,9 +542,13 @@ def test_a_silent_upstream_times_out(new_loop, monkeypatch):
 def test_a_cancelled_dial_leaves_no_descriptor(new_loop):
     async def cancelled(port):
         dialer = Dialer(LOOPBACK)
+        with Origin() as nobody:
+            unused = nobody.port
+        # libuv opens a spare descriptor, once per loop, with its first stream.
+        assert isinstance(await dialer.dial("127.0.0.1", unused, AGENT, Upstream()), Refusal)
         before = descriptors()
         async with asyncio.TaskGroup() as group:
-            task = group.create_task(dialer.dial("127.0.0.1", port, AGENT))
+            task = group.create_task(dialer.dial("127.0.0.1", port, AGENT, Upstream()))
             while descriptors() == before:
                 await asyncio.sleep(0)
             task.cancel()
@@ -545,7 +569,7 @@ def test_slow_dns_times_out(new_loop, monkeypatch, released):
 def test_out_of_descriptors_is_our_own_fault(monkeypatch):
     """Not the upstream's: the caller answers 503 instead of 502."""
 
-    async def no_descriptor(loop, family, target):
+    async def no_descriptor(*_):
         raise OSError(errno.EMFILE, "too many open files")
 
     monkeypatch.setattr(destinations, "_connect_one", no_descriptor)
