@@ -11,7 +11,6 @@ import contextlib
 import errno
 import re
 import socket
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,8 +36,6 @@ _Found = tuple[Address, int, SocketAddress]
 
 LOOKUP_S = 5.0
 CONNECT_S = 10.0
-# Linux doubles the value and counts its own overhead within it.
-_SEND_BUFFER = sever.UPSTREAM_SEND_BUFFER // (2 if sys.platform == "linux" else 1)
 
 # ipaddress.is_global calls 192.0.0.192, 64:ff9b::/96, 2002::/16 and 168.63.129.16 global, so the
 # table is our own: IANA's special-purpose registries and the clouds' metadata services.
@@ -297,7 +294,7 @@ class _Judge(asyncio.Protocol):
         self.is_other = (int(_parsed(peer[0])), peer[1]) != self._checked
         sock = transport.get_extra_info("socket")
         sever.arm(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        sever.bound_queue(sock)
         return not self.is_other
 
 

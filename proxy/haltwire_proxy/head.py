@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import httptools
 
 MAX_HEAD_BYTES = 64 * 1024
+MAX_REMEMBERED_BYTES = 2048
+"Heads up to this size are remembered, so that strangers cannot fill the memory: 1024 of them."
 END_OF_HEAD = b"\r\n\r\n"
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _ONCE = (b"host", b"content-length", b"transfer-encoding")
@@ -51,6 +54,10 @@ class _Collector:
 
 def parse_head(raw: bytes) -> Head:
     """Read one head, its blank line included; ValueError says what is wrong without quoting it."""
+    return _remembered(raw) if len(raw) <= MAX_REMEMBERED_BYTES else _parsed(raw)
+
+
+def _parsed(raw: bytes) -> Head:
     collector = _Collector()
     parser = httptools.HttpRequestParser(collector)
     try:
@@ -74,6 +81,10 @@ def parse_head(raw: bytes) -> Head:
         target=collector.target,
         headers=tuple(collector.headers),
     )
+
+
+# Not a guess: the same bytes always make the same head. Each tunnel of a client to a host begins alike.
+_remembered = lru_cache(maxsize=1024)(_parsed)
 
 
 def has_control(*texts: bytes) -> bool:

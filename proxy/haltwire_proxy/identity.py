@@ -90,9 +90,10 @@ def identify(
         return _UNKNOWN
     selector = rule.selector
     own_uri = None if selector.agent is None else str(selector.agent)
-    if len(claim.agents) > 1 or len(claim.instances) > 1:
+    agents, instances = claim.agents, claim.instances
+    if len(agents) > 1 or len(instances) > 1:
         return _mismatch("The label and the X-Agent headers contradict each other.", own_uri)
-    agent = next(iter(claim.agents), selector.agent)
+    agent = next(iter(agents), selector.agent)
     if agent is None:
         return Refusal(
             "agent_required",
@@ -103,7 +104,7 @@ def identify(
     bound = selector.bound_instance
     if bound is not None and bound.startswith("ip:"):
         bound = None  # a peer address is where a caller is, not a name that its secret gives it
-    said = next(iter(claim.instances), bound)
+    said = next(iter(instances), bound)
     instance = peer_instance(peer_host) if said is None else said
     if not selector.matches_instance(instance):
         if said is None and selector.bound_instance is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import os
 import socket
 import struct
 import sys
@@ -22,6 +23,8 @@ _LINGER_RESET = struct.pack("ii", 1, 0)
 _LINGER_OFF = struct.pack("ii", 0, 0)
 _SIOCOUTQNSD = 0x894B  # linux/sockios.h: bytes that have not been sent at all
 _LINUX = sys.platform == "linux"
+# Linux doubles the value and counts its own overhead within it.
+_SEND_BUFFER = struct.pack("i", UPSTREAM_SEND_BUFFER // (2 if _LINUX else 1))
 _UNSPECIFIED = struct.pack("H14x", socket.AF_UNSPEC)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -36,16 +39,21 @@ class Queued:
 
 def arm(sock: socket.socket) -> None:
     """Let the end of this process reset the connection instead of sending what is queued."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+    _set(sock, socket.SO_LINGER, _LINGER_RESET)
 
 
 def disarm(sock: socket.socket) -> None:
     """Let an orderly close deliver what is queued. A socket that is gone needs nothing."""
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
+        _set(sock, socket.SO_LINGER, _LINGER_OFF)
     except OSError as error:
         if error.errno not in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
             raise
+
+
+def bound_queue(sock: socket.socket) -> None:
+    """Let the kernel hold at most `UPSTREAM_SEND_BUFFER` bytes for an upstream."""
+    _set(sock, socket.SO_SNDBUF, _SEND_BUFFER)
 
 
 def reset(fd: int) -> bool:
@@ -77,6 +85,13 @@ def holds_bytes(fd: int) -> bool:
         return _ioctl(fd, termios.TIOCOUTQ) > 0
     except OSError:
         return False
+
+
+def _set(sock: socket.socket, option: int, value: bytes) -> None:
+    # Not sock.setsockopt: uvloop's makes a socket object for each call, which takes five times as long.
+    if _libc.setsockopt(sock.fileno(), socket.SOL_SOCKET, option, value, len(value)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _ioctl(fd: int, request: int) -> int:

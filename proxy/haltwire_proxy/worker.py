@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -81,6 +82,8 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
         link = Link(
             session, enforcer, config.control_url, config.proxy_key, config.proxy_id, on_ready
         )
+        # mitmproxy's modules are a hundred thousand objects that never die: no collection goes through them again.
+        gc.freeze()
         listener = socket.socket(fileno=config.listen_fd)
         server = await loop.create_server(lambda: Door(services), sock=listener, backlog=BACKLOG)
         following = loop.create_task(link.run(), name="link")

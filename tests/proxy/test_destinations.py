@@ -566,6 +566,27 @@ def test_slow_dns_times_out(new_loop, monkeypatch, released):
     assert (refusal.code, "resolved" in refusal.message) == ("upstream_timeout", True)
 
 
+@LOOPS
+def test_a_fault_of_the_protocol_is_raised_and_leaves_no_connection(new_loop):
+    lost = []
+
+    class Faulty(asyncio.Protocol):
+        def connection_made(self, transport):
+            raise RuntimeError("injected")
+
+        def connection_lost(self, exc):
+            lost.append(exc)
+
+    async def once(port):
+        with pytest.raises(RuntimeError, match="injected"):
+            await Dialer(LOOPBACK).dial("127.0.0.1", port, AGENT, Faulty())
+        await asyncio.sleep(0.01)
+
+    with Origin() as origin, asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(once(origin.port))
+    assert lost == [None]
+
+
 def test_out_of_descriptors_is_our_own_fault(monkeypatch):
     """Not the upstream's: the caller answers 503 instead of 502."""
 

@@ -214,6 +214,22 @@ async def test_a_kill_during_the_dial_drops_it(world, monkeypatch):
     wire.close()
 
 
+async def test_the_gate_is_asked_again_when_the_dial_is_done(world, origin, monkeypatch):
+    dial = world.dialer.dial
+
+    async def late(*to):
+        world.lose_lease()
+        return await dial(*to)
+
+    monkeypatch.setattr(world.dialer, "dial", late)
+    answer = await raw_request(
+        world.port, f"CONNECT {origin.host} HTTP/1.1\r\n{CREDENTIALS}\r\n\r\nearly".encode()
+    )
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"enforcement_unknown" in answer
+    assert world.enforcer.connections.count == 0
+
+
 @pytest.mark.parametrize("step", ["identify", "parse_head", "_destination"])
 async def test_a_fault_in_any_step_refuses(world, origin, monkeypatch, step, caplog):
     def fail(*_, **__):
