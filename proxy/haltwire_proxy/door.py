@@ -235,12 +235,6 @@ class Door(asyncio.Protocol):
             dialled = await services.dialer.dial(host, port, connection.identity.agent, up)
             if isinstance(dialled, Refusal):
                 self._refuse(dialled, connection.identity)
-        except OSError as error:
-            log.info("tunnel to %s: %s", host, error.strerror)
-            self._refuse(
-                Refusal("upstream_unreachable", f"{host} closed the connection at once."),
-                connection.identity,
-            )
         except Exception:
             log.exception("a tunnel could not be opened")
             self._refuse(failed(), connection.identity)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 import threading
 from pathlib import Path
@@ -388,3 +389,17 @@ async def test_a_worker_that_stops_serves_nobody_it_accepted_a_moment_ago(world,
         await wire.request("CONNECT", origin.host, CREDENTIALS, read=False)
     assert await wire.ended() == b""
     assert origin.connections == []
+
+
+async def test_being_out_of_descriptors_is_our_own_fault_and_not_the_upstreams(
+    world, origin, monkeypatch, caplog
+):
+    async def out_of_descriptors(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(world.dialer, "dial", out_of_descriptors)
+    answer = await raw_request(
+        world.port, f"CONNECT {origin.host} HTTP/1.1\r\n{CREDENTIALS}\r\n\r\n".encode()
+    )
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"enforcement_failed" in answer
