@@ -41,7 +41,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  python=; for one in python3.13 python3.12 python3; do \
 	    if works $$one; then python=$$one; break; fi; done; \
 	  if [ -z "$$python" ]; then \
-	    echo "haltwire needs Python 3.12 or newer with venv and pip, or uv, and finds neither: install uv (https://docs.astral.sh/uv/) or python3.13." >&2; \
+	    echo "haltwire needs Python 3.12 or newer with venv and pip, or uv, and finds neither: install uv or python3.13." >&2; \
 	    exit 1; \
 	  fi; \
 	  echo "making .venv with $$python (once, about half a minute)"; \
