@@ -32,7 +32,7 @@ public class Probe {
 """
 
 
-@pytest.mark.skipif(shutil.which("java") is None, reason="needs a Java")
+@pytest.mark.skipif(shutil.which("javac") is None, reason="needs a JDK")
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_java_answers_the_challenge(system, site, authority, tmp_path: Path, scheme):
     """Java waits for the 407 and refuses Basic for tunnels until it is told otherwise."""
