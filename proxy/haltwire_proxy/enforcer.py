@@ -18,7 +18,7 @@ from haltwire_proxy import gate
 from haltwire_proxy.connections import Connection, Connections, Cut, describe
 from haltwire_proxy.identity import Identity
 from haltwire_proxy.replica import Change, Replica
-from haltwire_proxy.tally import Tallies
+from haltwire_proxy.tally import Tallies, Tally
 
 log = logging.getLogger(__name__)
 REPORTED_FOR = timedelta(minutes=15)
@@ -127,22 +127,16 @@ class Enforcer:
         )
 
     def _report(self, kill: Kill, cuts: list[Cut]) -> Report:
-        tallies = self.tallies.matching(kill.matches, self.now() - REPORTED_FOR)
-        known = {id(tally) for tally in tallies}
-        tallies += {
-            id(cut.connection.tally): cut.connection.tally
-            for cut in cuts
-            if id(cut.connection.tally) not in known
-            and kill.matches(cut.connection.identity.agent, cut.connection.identity.instance)
-        }.values()
-        by_tally: dict[int, list[Cut]] = {}
+        since = self.now() - REPORTED_FOR
+        own: dict[Tally, list[Cut]] = {
+            tally: [] for tally in self.tallies.matching(kill.matches, since)
+        }
         for cut in cuts:
-            by_tally.setdefault(id(cut.connection.tally), []).append(cut)
-        return Report(
-            kill.kill_id,
-            self.now(),
-            tuple(describe(tally, by_tally.get(id(tally), ())) for tally in tallies),
-        )
+            identity = cut.connection.identity
+            if kill.matches(identity.agent, identity.instance):
+                own.setdefault(cut.connection.tally, []).append(cut)
+        described = tuple(describe(tally, its_cuts) for tally, its_cuts in own.items())
+        return Report(kill.kill_id, self.now(), described)
 
 
 _STALE = "The proxy has no fresh word on who may pass, so nothing passes. It tries again by itself."

@@ -16,7 +16,7 @@ from haltwire.wire.names import AgentRef
 REMEMBERED_COMPLETIONS = 1000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Tally:
     """One instance's totals."""
 

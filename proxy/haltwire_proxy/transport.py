@@ -18,7 +18,7 @@ from haltwire_proxy.enforcer import Enforcer
 HIGH_WATER = 64 * 1024
 "Bytes that we buffer for a slow reader before we stop reading for it."
 HALF_CLOSED_S = 120.0
-"How long a tunnel with one direction ended may be still: who has gone and who waits look alike."
+"How long, to a hundredth, a tunnel with one direction ended may be still: who has gone and who waits look alike."
 DRAINED_S = 0.05
 "How often an ended upstream is asked whether its peer has everything."
 
