@@ -1,4 +1,4 @@
-"""The load generator: requests, new CONNECTs and downloads, bounded in number and in time.
+"""The load generator: requests, new CONNECTs, new TLS and downloads, bounded in number and in time.
 
 One uvloop process; every kind of load is a closed loop over a fixed number of connections, and
 what is set up before the clock starts is not counted. Standalone:
@@ -12,18 +12,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import contextlib
 import json
+import signal
 import ssl
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import cycle
 from urllib.parse import unquote, urlsplit
 
 import uvloop
-from origin import ADDRESSES
+from origin import ADDRESSES, TLS_ADDRESSES
 
-KINDS = ("requests", "connects", "download")
+KINDS = ("requests", "connects", "handshakes", "download")
+CLOCK = "the clock starts or stops"
+"What the program says on its standard error then."
 _SETUP_S = 30.0
 _DOWNLOAD_BYTES = 8_000_000
 "Whole bodies are small enough for a proxy that collects them before it sends them on."
@@ -67,6 +72,21 @@ class Sample:
     def cpu_us(self) -> float:
         """Microseconds of processor time per operation."""
         return self.cpu_s / self.operations * 1e6 if self.operations else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """The time that counts."""
+
+    seconds: float
+    cpu_s: Callable[[], float]
+    stop: asyncio.Event
+    "Ends it early."
+
+    async def pass_by(self) -> None:
+        """Until it is over."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.stop.wait(), self.seconds)
 
 
 class _Connection(asyncio.Protocol):
@@ -132,39 +152,48 @@ async def measure(
     connections: int,
     seconds: float,
     cpu_s: Callable[[], float] = lambda: 0.0,
+    stop: asyncio.Event | None = None,
 ) -> Sample:
-    """Load `way` for `seconds` over `connections`; `cpu_s` is read as the clock starts and stops."""
+    """Load `way` for `seconds`, or until `stop`, over `connections`.
+
+    `cpu_s` is read as the clock starts and stops.
+    """
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is none of {KINDS}")
-    loop = {"requests": _requests, "connects": _connects, "download": _downloads}[kind]
-    return await loop(way, connections, seconds, cpu_s)
+    loop = {
+        "requests": _requests,
+        "connects": _connects,
+        "handshakes": _handshakes,
+        "download": _downloads,
+    }[kind]
+    return await loop(way, connections, _Window(seconds, cpu_s, stop or asyncio.Event()))
 
 
-async def _requests(way: Way, connections: int, seconds: float, cpu_s) -> Sample:
-    request = f"GET / HTTP/1.1\r\nHost: {way.host}:{way.port}\r\n\r\n".encode()
-    clients = [_Requester(await _bounded(connect(way)), request) for _ in range(connections)]
-    for client in clients:
-        await _bounded(client.learn())
-    return await _run(clients, seconds, cpu_s, 1)
+async def _requests(way: Way, connections: int, window: _Window) -> Sample:
+    clients = [
+        _Requester(connection, _get(way, "/")) for connection in await _connected(way, connections)
+    ]
+    await asyncio.gather(*(_bounded(client.learn()) for client in clients))
+    return await _run(clients, window, 1)
 
 
-async def _downloads(way: Way, connections: int, seconds: float, cpu_s) -> Sample:
-    head = f"GET /bytes/{_DOWNLOAD_BYTES} HTTP/1.1\r\nHost: {way.host}:{way.port}\r\n\r\n"
-    clients = [_Downloader(await _bounded(connect(way)), head.encode()) for _ in range(connections)]
-    return await _run(clients, seconds, cpu_s, 1e-6)
+async def _downloads(way: Way, connections: int, window: _Window) -> Sample:
+    request = _get(way, f"/bytes/{_DOWNLOAD_BYTES}")
+    clients = [_Downloader(one, request) for one in await _connected(way, connections)]
+    return await _run(clients, window, 1e-6)
 
 
-async def _run(clients: list, seconds: float, cpu_s, scale: float) -> Sample:
+async def _run(clients: list, window: _Window, scale: float) -> Sample:
     for client in clients:
         client.begin()
     await asyncio.sleep(0.2)  # the first answers are slower; they are not what is measured
     before = sum(client.count for client in clients)
     for client in clients:
         client.times_us.clear()
-    cpu, start = cpu_s(), time.perf_counter()
-    await asyncio.sleep(seconds)
+    cpu, start = window.cpu_s(), time.perf_counter()
+    await window.pass_by()
     count = sum(client.count for client in clients) - before
-    elapsed, cpu = time.perf_counter() - start, cpu_s() - cpu
+    elapsed, cpu = time.perf_counter() - start, window.cpu_s() - cpu
     errors = sum(client.ended for client in clients)
     times = [t for client in clients for t in client.times_us]
     for client in clients:
@@ -173,7 +202,7 @@ async def _run(clients: list, seconds: float, cpu_s, scale: float) -> Sample:
     return _sample(count * scale, elapsed, cpu, times, errors)
 
 
-async def _connects(way: Way, connections: int, seconds: float, cpu_s) -> Sample:
+async def _connects(way: Way, connections: int, window: _Window) -> Sample:
     if way.proxy is None:
         raise ValueError("a CONNECT needs a proxy")
     # Each pair of addresses has 28,000 ports, and closed connections keep theirs for a minute.
@@ -183,26 +212,53 @@ async def _connects(way: Way, connections: int, seconds: float, cpu_s) -> Sample
         replace(bare, host=host, local=local) for host in hosts for local in reversed(ADDRESSES)
     )
     (await _bounded(connect(bare))).transport.close()
+
+    async def one() -> None:
+        (await _bounded(connect(next(ways)))).transport.close()
+
+    return await _again_and_again(one, connections, window)
+
+
+async def _handshakes(way: Way, connections: int, window: _Window) -> Sample:
+    if way.tls is None:
+        raise ValueError("a TLS handshake needs an https URL")
+    ways = cycle(replace(way, host=host) for host in TLS_ADDRESSES)
+
+    async def one() -> None:
+        through = next(ways)
+        connection = await _bounded(connect(through))
+        connection.transport.write(_get(through, "/"))
+        answer = await _bounded(connection.head())
+        connection.transport.close()
+        if not answer.startswith(b"HTTP/1.1 200"):
+            raise ConnectionRefusedError(answer.split(b"\r\n", 1)[0].decode("latin-1"))
+
+    await one()
+    return await _again_and_again(one, connections, window)
+
+
+async def _again_and_again(
+    one: Callable[[], Awaitable[None]], connections: int, window: _Window
+) -> Sample:
     times: list[float] = []
     errors = 0
-    deadline = time.perf_counter() + seconds
+    deadline = time.perf_counter() + window.seconds
 
     async def one_after_another() -> None:
         nonlocal errors
-        while (start := time.perf_counter()) < deadline:
+        while (start := time.perf_counter()) < deadline and not window.stop.is_set():
             try:
-                connection = await _bounded(connect(next(ways)))
+                await one()
             except OSError:
                 errors += 1
                 continue
             times.append((time.perf_counter() - start) * 1e6)
-            connection.transport.close()
 
-    cpu, start = cpu_s(), time.perf_counter()
+    cpu, start = window.cpu_s(), time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for _ in range(connections):
             group.create_task(one_after_another())
-    elapsed, cpu = time.perf_counter() - start, cpu_s() - cpu
+    elapsed, cpu = time.perf_counter() - start, window.cpu_s() - cpu
     await asyncio.sleep(0.1)
     return _sample(len(times), elapsed, cpu, times, errors)
 
@@ -281,6 +337,14 @@ class _Downloader(_Requester):
             self._next()
 
 
+async def _connected(way: Way, connections: int) -> list[_Connection]:
+    return await asyncio.gather(*(_bounded(connect(way)) for _ in range(connections)))
+
+
+def _get(way: Way, path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: {way.host}:{way.port}\r\n\r\n".encode()
+
+
 async def _bounded(awaitable):
     return await asyncio.wait_for(awaitable, _SETUP_S)
 
@@ -324,8 +388,21 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     arguments = parser.parse_args()
     way = way_from(arguments.url, arguments.proxy, arguments.ca)
-    sample = uvloop.run(measure(arguments.kind, way, arguments.connections, arguments.seconds))
+    sample = uvloop.run(_measure_until_terminated(way, arguments))
     print(json.dumps({**asdict(sample), "rate": sample.rate}))
+
+
+async def _measure_until_terminated(way: Way, arguments: argparse.Namespace) -> Sample:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    connections, seconds = arguments.connections, arguments.seconds
+    return await measure(arguments.kind, way, connections, seconds, _announced, stop)
+
+
+def _announced() -> float:
+    # Read as the clock starts and stops: who started us wants to know when.
+    print(CLOCK, file=sys.stderr, flush=True)
+    return 0.0
 
 
 if __name__ == "__main__":

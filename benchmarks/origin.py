@@ -19,6 +19,9 @@ SMALL = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 128\r\n
 ADDRESSES = [f"127.0.0.{last}" for last in range(1, 17)]
 """Plain HTTP is served on all of them: closed connections keep their port number for a minute, and
 between two addresses there are only 28,000."""
+TLS_ADDRESSES = [f"127.0.1.{last}" for last in range(1, 251)]
+"""HTTPS is served on 127.0.0.1 and on these: for a proxy that reads inside TLS each is another host,
+and they are more than mitmproxy keeps certificates for (100)."""
 _CHUNK = bytes(256 * 1024)
 _END = b"\r\n\r\n"
 
@@ -66,18 +69,23 @@ class Origin(asyncio.Protocol):
 
 
 async def serve(folder: Path) -> None:
-    """Listen on two free loopback ports until terminated."""
-    authority = make_authority(folder)
+    """Listen on two free ports of the loopback addresses until terminated."""
+    authority = make_authority(folder, [ADDRESSES[0], *TLS_ADDRESSES])
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(authority.certificate_file)
     loop = asyncio.get_running_loop()
     plain = await loop.create_server(Origin, ADDRESSES[0], 0, backlog=4096)
     port = plain.sockets[0].getsockname()[1]
     more = [await loop.create_server(Origin, a, port, backlog=4096) for a in ADDRESSES[1:]]
-    secure = await loop.create_server(Origin, "127.0.0.1", 0, ssl=tls, backlog=4096)
+    secure = await loop.create_server(Origin, ADDRESSES[0], 0, ssl=tls, backlog=4096)
+    secure_port = secure.sockets[0].getsockname()[1]
+    more += [
+        await loop.create_server(Origin, a, secure_port, ssl=tls, backlog=4096)
+        for a in TLS_ADDRESSES
+    ]
     ports = {
         "http": port,
-        "https": secure.sockets[0].getsockname()[1],
+        "https": secure_port,
         "ca_file": str(authority.ca_file),
     }
     print(json.dumps(ports), flush=True)

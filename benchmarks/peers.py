@@ -7,6 +7,7 @@ however it ends.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from haltwire_cli import demo_guard
 
@@ -48,6 +50,8 @@ class Haltwire:
     control_url: str
     ca_file: str
     admin_key: str
+    log: Path
+    "What its processes complain about."
 
     def call(self, method: str, path: str, body: dict | None = None) -> dict:
         """One API call with the admin key."""
@@ -65,6 +69,48 @@ class Haltwire:
         """The proxy URL of a new token for one agent."""
         answer = self.call("POST", "/v1/tokens", {"selector": agent, "tls": tls})
         return answer["proxy_url"]
+
+
+class Operator:
+    """Calls with the admin key over one kept connection, as a program would make them."""
+
+    def __init__(self, ours: Haltwire) -> None:
+        place = urlsplit(ours.control_url)
+        self._connection = http.client.HTTPConnection(place.netloc, timeout=_PATIENCE_S)
+        self._connection.connect()
+        self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._headers = {"Authorization": f"Bearer {ours.admin_key}"}
+        self._headers["Content-Type"] = "application/json"
+        self.close = self._connection.close
+        self.answered_at = 0.0
+        "When the last answer was there, by time.perf_counter; reading its JSON is not counted."
+
+    def __call__(self, path: str, body: dict) -> dict:
+        """One POST; RuntimeError for any answer but 200 and 201."""
+        self._connection.request("POST", path, json.dumps(body), self._headers)
+        answer = self._connection.getresponse()
+        text = answer.read()
+        self.answered_at = time.perf_counter()
+        if answer.status not in (200, 201):
+            raise RuntimeError(f"{path}: {answer.status} {text.decode(errors='replace')}")
+        return json.loads(text)
+
+    def kill(self, selector: str, reason: str, connections: int) -> dict:
+        """Kill, and make sure that it is proven and has cut exactly so many connections; the receipt."""
+        receipt = self("/v1/mesh/kill", {"selector": selector, "reason": reason})
+        cut = sum(proxy["connections_cut"] or 0 for proxy in receipt["proxies"])
+        if not receipt["confirmed"] or cut != connections:
+            receipt["instances"] = len(receipt["instances"])
+            raise RuntimeError(f"not confirmed, or {cut} of {connections} cut: {receipt}")
+        return receipt
+
+    def resume(self, selector: str) -> None:
+        """Lift the order."""
+        self("/v1/mesh/resume", {"selector": selector})
+
+    def token(self, agent: str, tls: str) -> str:
+        """The proxy URL of a new token for one agent."""
+        return self("/v1/tokens", {"selector": agent, "tls": tls})["proxy_url"]
 
 
 @contextlib.contextmanager
@@ -149,6 +195,7 @@ def haltwire(folder: Path, workers: int, upstream_ca: str | None = None) -> Iter
             endpoints["control_url"].rstrip("/"),
             endpoints["ca_file"],
             (data / "admin.key").read_text().strip(),
+            log,
         )
 
 

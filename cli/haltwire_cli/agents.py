@@ -1,8 +1,7 @@
-"""kill and resume, and the agents and orders that they are about."""
+"""The orders that are in force, and the agents that they are about."""
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 import time
@@ -11,110 +10,16 @@ from datetime import datetime, timezone
 from typing import Any
 
 import click
+from haltwire.wire.orders import HOLD
 
-from haltwire_cli.api import Answer, Api, Refused, with_api
-from haltwire_cli.failures import FAILED, NOT_FOUND, NOT_PROVEN, STILL_KILLED, Failure
-from haltwire_cli.names import MOST_AGENTS, agent_of, agent_path, selector_of, selector_or_all
-from haltwire_cli.options import duration, json_option
-from haltwire_cli.output import ago, clock, escape, facts, kill_text, resume_text, table
+from haltwire_cli.api import Api, with_api
+from haltwire_cli.failures import Failure
+from haltwire_cli.names import KILL_ID, MOST_AGENTS, agent_of, agent_path, kill_path, selector_of
+from haltwire_cli.options import json_option
+from haltwire_cli.output import ago, ahead, clock, escape, facts, table
+from haltwire_cli.receipt_text import kill_text, order_text, resume_text
 
-_KILL_ID = re.compile(r"K[0-9A-Z]{12}")
-ANSWER_S = 10.0
-"How much longer than the proofs may take, the answer may take."
 REDRAW_S = 1.0
-LONGEST_REASON = 1000
-"As much as the control server takes."
-
-all_option = click.option("--all", "everything", is_flag=True, help="All agents.")
-
-
-def reason_text(text: str) -> str:
-    """A kind of value: a reason. Nothing that is wrong with one may stand between a person and a stop."""
-    # Bytes that are no UTF-8, from a terminal with another encoding, come as halves of characters.
-    return text.encode(errors="surrogateescape").decode(errors="replace")[:LONGEST_REASON]
-
-
-reason_option = click.option(
-    "--reason",
-    type=reason_text,
-    metavar="TEXT",
-    help=f"Why, for the people who read it; the first {LONGEST_REASON} characters are kept.",
-)
-wait_option = click.option(
-    "--wait",
-    "wait_s",
-    type=duration(0, 30),
-    metavar="TIME",
-    default="2s",
-    show_default=True,
-    help="How long to wait until every proxy has confirmed (ms, s).",
-)
-
-
-@click.command()
-@click.argument("selector", required=False)
-@all_option
-@reason_option
-@wait_option
-@json_option
-@with_api
-def kill(
-    api: Api,
-    selector: str | None,
-    everything: bool,
-    reason: str | None,
-    wait_s: float,
-    as_json: bool,
-) -> None:
-    """Stop agents: refuse what they begin, cut what they have open.
-
-    SELECTOR is an agent (agent://acme/prod/mailer, acme.prod.mailer, or mailer when only one ends
-    so), one instance of it (acme/prod/mailer~i-7f3a), or a glob (acme/prod/*, acme/**). The order
-    stays in force until it is resumed, and also stops agents first seen later.
-    """
-    meant = selector_or_all(api, selector, everything)
-    body = {"selector": str(meant), "reason": reason, "wait_s": wait_s}
-    receipt = _ordered(api, "/v1/mesh/kill", body, wait_s)
-    click.echo(receipt.text if as_json else kill_text(receipt.document), nl=not as_json)
-    sys.exit(_kill_code(receipt.document))
-
-
-@click.command()
-@click.argument("what", metavar="SELECTOR|KILL_ID", required=False)
-@all_option
-@reason_option
-@click.option(
-    "--carve-out",
-    is_flag=True,
-    help="When a wider order stops it, leave that in force and except this part of it.",
-)
-@wait_option
-@json_option
-@with_api
-def resume(
-    api: Api,
-    what: str | None,
-    everything: bool,
-    reason: str | None,
-    carve_out: bool,
-    wait_s: float,
-    as_json: bool,
-) -> None:
-    """Lift orders: the one with this id, or all that are equal to SELECTOR or inside it."""
-    body: dict[str, Any] = {
-        "reason": reason,
-        "wait_s": wait_s,
-        "carve_out": True if carve_out else None,
-    }
-    if what and not everything and _KILL_ID.fullmatch(what):
-        body["kill_id"] = what
-    else:
-        body["selector"] = str(selector_or_all(api, what, everything))
-    receipt = _ordered(api, "/v1/mesh/resume", body, wait_s)
-    click.echo(
-        receipt.text if as_json else resume_text(receipt.document, carve_out), nl=not as_json
-    )
-    sys.exit(_resume_code(receipt.document))
 
 
 @click.command()
@@ -151,48 +56,19 @@ def list_agents(api: Api, selector: str | None, watch: bool, as_json: bool) -> N
 
 
 @click.command()
-@click.argument("agent")
+@click.argument("what", metavar="AGENT|KILL_ID")
 @json_option
 @with_api
-def show(api: Api, agent: str, as_json: bool) -> None:
-    """Show one agent and its instances."""
-    ref, _ = agent_of(api, agent)
-    answer = api.get(agent_path(ref))
-    click.echo(answer.text if as_json else _agent_text(answer.document), nl=not as_json)
-
-
-def _ordered(api: Api, path: str, body: Mapping[str, Any], wait_s: float) -> Answer:
-    try:
-        return api.post(path, body, timeout_s=wait_s + ANSWER_S)
-    except KeyboardInterrupt:
-        # Nobody may think that Ctrl-C took the order back.
-        raise Failure(
-            "stopped waiting, but what was ordered stays so: see `haltwire kills`."
-        ) from None
-    except Refused as refused:
-        # An order that could not be stored is in force all the same where its receipt says so.
-        if "proxies" in refused.answer.document:
-            return refused.answer
-        raise
-
-
-def _kill_code(receipt: Mapping[str, Any]) -> int:
-    if not receipt.get("ok"):
-        return FAILED
-    if receipt.get("confirmed"):
-        return 0
-    return NOT_FOUND if receipt.get("matched", {}).get("agents") == 0 else NOT_PROVEN
-
-
-def _resume_code(receipt: Mapping[str, Any]) -> int:
-    if not receipt.get("ok"):
-        return FAILED
-    if receipt.get("still_killed_by"):
-        return STILL_KILLED
-    if receipt.get("unconfirmed_because") == "proxy_pending":
-        return NOT_PROVEN
-    unknown = not receipt.get("lifted") and receipt.get("matched", {}).get("agents") == 0
-    return NOT_FOUND if unknown else 0
+def show(api: Api, what: str, as_json: bool) -> None:
+    """Show one agent and its instances, or the receipt of one kill and of its resume."""
+    if is_order := KILL_ID.fullmatch(what) is not None:
+        answer = api.get(kill_path(what))
+    else:
+        answer = api.get(agent_path(agent_of(api, what)[0]))
+    if as_json:
+        click.echo(answer.text, nl=False)
+    else:
+        click.echo(_order_text(answer.document) if is_order else _agent_text(answer.document))
 
 
 def _watch(shown: Callable[[], str]) -> None:
@@ -229,23 +105,36 @@ def _now() -> datetime:
 
 
 def _kills_table(rows: list[Mapping[str, Any]], lifted_too: bool) -> str:
-    headers = ["ID", "SELECTOR", "PROVEN", "BY", "SINCE", "REASON"]
+    headers = ["ID", "SELECTOR", "MODE", "PROVEN", "BY", "SINCE", "EXPIRES", "REASON"]
     cells = [
         [
             row["kill_id"],
             row["selector"],
+            _mode(row),
             "yes" if row.get("confirmed") else "no" if row.get("lifted_at") else "NOT YET",
             row["actor"],
             ago(row["created_at"], _now()),
+            _still(row, "expires_at"),
             row.get("reason") or "",
         ]
         for row in rows
     ]
     if lifted_too:
-        headers.insert(5, "LIFTED")
+        headers.insert(-1, "LIFTED")
         for row, cell in zip(rows, cells, strict=True):
-            cell.insert(5, ago(row["lifted_at"], _now()) if row.get("lifted_at") else "")
+            cell.insert(-1, ago(row["lifted_at"], _now()) if row.get("lifted_at") else "")
     return table(headers, cells)
+
+
+def _mode(row: Mapping[str, Any]) -> str:
+    limit = _still(row, "hold_until") if row["mode"] == HOLD else ""
+    return f"{row['mode']}, cut {limit}" if limit else str(row["mode"])
+
+
+def _still(row: Mapping[str, Any], name: str) -> str:
+    """How long until something happens to an order in force."""
+    moment = row.get(name)
+    return ahead(moment, _now()) if moment and not row.get("lifted_at") else ""
 
 
 def _agents_table(document: Mapping[str, Any]) -> str:
@@ -269,8 +158,24 @@ def _agents_table(document: Mapping[str, Any]) -> str:
 
 
 def _instances(agent: Mapping[str, Any]) -> str:
-    number, stopped = agent["instances"], agent["instances_killed"]
-    return f"{number} ({stopped} killed)" if stopped else str(number)
+    parts = [
+        f"{agent[name]} {word}"
+        for name, word in (("instances_killed", "killed"), ("instances_held", "held"))
+        if agent.get(name)
+    ]
+    return f"{agent['instances']} ({', '.join(parts)})" if parts else str(agent["instances"])
+
+
+def _order_text(document: Mapping[str, Any]) -> str:
+    order, receipt, resumed = document["kill"], document.get("receipt"), document.get("resume")
+    parts = [order_text(order)]
+    if receipt:
+        parts.append(kill_text(receipt, _now(), lifted=not order["in_force"]))
+    else:
+        parts.append("No receipt of it is stored.")
+    if resumed:
+        parts.append(resume_text(resumed))
+    return "\n\n".join(parts)
 
 
 def _agent_text(document: Mapping[str, Any]) -> str:

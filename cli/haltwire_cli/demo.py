@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
 
@@ -28,7 +29,7 @@ from haltwire_cli.demo_children import Child, Children, haltwire_argv
 from haltwire_cli.demo_provider import MailProvider
 from haltwire_cli.demo_screen import Row, Screen, rows_of
 from haltwire_cli.failures import Failure
-from haltwire_cli.output import kill_text
+from haltwire_cli.receipt_text import kill_text
 
 AGENT = "demo/prod/mailer"
 REASON = "the link in the newsletter is broken"
@@ -220,7 +221,7 @@ class Stage:
         at_receipt = self._provider.books()
         # From here on only the cut keeps the rest of the messages from the provider.
         self._provider.read_on()
-        self._screen.say(kill_text(document), 2)
+        self._screen.say(kill_text(document, datetime.now(timezone.utc)), 2)
         return decode(Receipt, document), at_receipt
 
     def _watch_silence(self, at_receipt: Books) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -24,8 +25,8 @@ class Authority:
     "The server's certificate and its key in one PEM file, readable by its owner only."
 
 
-def make_authority(folder: Path) -> Authority:
-    """Write an authority and a certificate for localhost and 127.0.0.1 into `folder`."""
+def make_authority(folder: Path, addresses: Iterable[str] = ("127.0.0.1",)) -> Authority:
+    """Write an authority and a certificate for localhost and these addresses into `folder`."""
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca_name = _name("throw-away authority")
     ca = (
@@ -34,7 +35,8 @@ def make_authority(folder: Path) -> Authority:
         .add_extension(_key_usage(signs=True), critical=True)
         .sign(ca_key, hashes.SHA256())
     )
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    numbers = (x509.IPAddress(ipaddress.ip_address(address)) for address in addresses)
+    names = [x509.DNSName("localhost"), *numbers]
     leaf = (
         _builder(_name("localhost"), ca_name, key.public_key(), ca_key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from urllib.parse import quote
@@ -15,6 +16,7 @@ from haltwire_cli.failures import USAGE, Failure
 
 MOST_AGENTS = 10_000
 "As many as the control server lists."
+KILL_ID = re.compile(r"K[0-9A-Z]{12}")
 
 
 def selector_of(api: Api, typed: str) -> Selector:
@@ -60,3 +62,17 @@ def _similar(error: UnknownNameError, known: Iterable[AgentRef]) -> str:
 def agent_path(agent: AgentRef) -> str:
     """Where the API keeps this agent."""
     return f"/v1/mesh/agents/{quote(str(agent), safe='')}"
+
+
+def kill_id(typed: str) -> str:
+    """A kind of value: the id of a kill."""
+    if not KILL_ID.fullmatch(typed):
+        raise click.BadParameter(
+            f"{typed!r} is no kill's id, such as K0123456789AB: `haltwire kills --all` lists them."
+        )
+    return typed
+
+
+def kill_path(kill_id: str) -> str:
+    """Where the API keeps this kill."""
+    return f"/v1/mesh/kills/{quote(kill_id, safe='')}"

@@ -11,8 +11,8 @@ import click
 
 from haltwire_cli.listen import Address
 
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 
 
 def duration(at_least: float = 0.0, at_most: float = float("inf")) -> Callable[[str], float]:
@@ -21,13 +21,29 @@ def duration(at_least: float = 0.0, at_most: float = float("inf")) -> Callable[[
     def convert(text: str) -> float:
         match = _DURATION.fullmatch(text)
         if not match:
-            raise click.BadParameter(f"{text!r} is no time span: write 250ms, 2s or 10m.")
+            raise click.BadParameter(f"{text!r} is no time span: write 250ms, 2s, 10m, 2h or 1d.")
         seconds = float(match[1]) * _SECONDS[match[2]]
         if not at_least <= seconds <= at_most:
-            raise click.BadParameter(f"{text} is not between {at_least:g}s and {at_most:g}s.")
+            raise click.BadParameter(
+                f"{text} is not between {_typed(at_least)} and {_typed(at_most)}."
+            )
         return seconds
 
     return convert
+
+
+def _typed(seconds: float) -> str:
+    """A time span as one would type it, in the largest unit that it fills."""
+    for unit in ("d", "h", "m"):
+        if seconds >= 2 * _SECONDS[unit] and seconds % _SECONDS[unit] == 0:
+            return f"{seconds / _SECONDS[unit]:g}{unit}"
+    return f"{seconds:g}s"
+
+
+def plain_text(text: str) -> str:
+    """What was typed, as far as it is characters."""
+    # Bytes that are no UTF-8, from a terminal with another encoding, come as halves of characters.
+    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def listen_address(text: str) -> Address:

@@ -16,7 +16,7 @@ from haltwire.wire.selectors import Selector
 from haltwire_control.calls import Call
 from haltwire_control.errors import ApiError, invalid_field
 from haltwire_control.following import seen_event
-from haltwire_control.health import HEALTH_OF, KILLED, status_of
+from haltwire_control.health import HEALTH_OF, HELD, KILLED, status_of, status_under
 from haltwire_control.ledger import Beat
 from haltwire_control.models import HeartbeatBody
 from haltwire_control.service import Service, now
@@ -32,7 +32,7 @@ class AgentsApi:
         self._service = service
 
     async def heartbeat(self, call: Call) -> web.Response:
-        """Take a sign of life and progress; answer whether the agent is killed."""
+        """Take a sign of life and progress; answer whether the agent is killed or held."""
         body: HeartbeatBody = call.body
         agent, instance = self._identify(call, body)
         service, moment = self._service, now()
@@ -50,12 +50,12 @@ class AgentsApi:
             )
         service.note(*events)
         kill = deciding_kill(service.in_force.about(agent), agent, instance)
-        status = KILLED if kill else status_of(known.signs, moment)
+        under = status_under(kill)
         answer: dict[str, Any] = {
             "ok": True,
-            "killed": kill is not None,
-            "held": False,
-            "health_status": HEALTH_OF[status],
+            "killed": under == KILLED,
+            "held": under == HELD,
+            "health_status": HEALTH_OF[under or status_of(known.signs, moment)],
             "agent_uri": str(agent),
             "instance": instance,
             "kill": None

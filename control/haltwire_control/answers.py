@@ -40,6 +40,8 @@ class KillDocument(Answer):
     revision: int
     expires_at: str | None
     excepted: list[str]
+    grace_s: float | None
+    hold_until: str | None
     in_force: bool
     durable: bool
     confirmed: bool
@@ -49,7 +51,7 @@ class KillDocument(Answer):
 
 
 class HeartbeatKill(Answer):
-    """The order that stops whoever beats."""
+    """The order that stops or holds whoever beats."""
 
     kill_id: str
     selector: str
@@ -81,6 +83,8 @@ class ProxyStateDocument(Answer):
     latency_ms: float | None
     connections_cut: int | None
     residual_bytes_max: int | None
+    connections_live: int | None
+    connections_held: int | None
 
 
 class SinceMetadataDocument(Answer):
@@ -116,6 +120,10 @@ class ReceiptInstance(Answer):
     metadata_at: str | None
     since_metadata: SinceMetadataDocument | None
     in_flight: list[InFlightDocument]
+    connections_live: int | None
+    connections_held: int | None
+    lost_while_held: int | None
+    state: Literal["running", "waiting", "gone"] | None
 
 
 class MatchedDocument(Answer):
@@ -159,6 +167,10 @@ class ReceiptAnswer(Answer):
     totals: TotalsDocument
     lifted: list[str]
     did_you_mean: list[str]
+    grace_s: float | None
+    expires_at: str | None
+    hold_until: str | None
+    dry_run: bool
 
 
 class KillsAnswer(Answer):
@@ -168,12 +180,41 @@ class KillsAnswer(Answer):
     kills: list[KillDocument]
 
 
+class NoteDocument(Answer):
+    """What somebody wrote about an order."""
+
+    at: str
+    actor: str
+    text: str
+
+
+class NoteAnswer(Answer):
+    """The note as it is kept."""
+
+    ok: bool
+    kill_id: str
+    note: NoteDocument
+
+
+class KillEventDocument(Answer):
+    """An audit row about an order; the audit log has the rest of it."""
+
+    seq: int
+    event_type: str
+    at: str
+    actor: str
+    hash: str
+
+
 class KillAnswer(Answer):
-    """One order with its latest receipt."""
+    """One order: its latest receipt, that of what lifted it, notes and audit rows, oldest first."""
 
     ok: bool
     kill: KillDocument
     receipt: ReceiptAnswer | None
+    resume: ReceiptAnswer | None
+    notes: list[NoteDocument]
+    events: list[KillEventDocument]
 
 
 class AgentDocument(Answer):
@@ -185,6 +226,7 @@ class AgentDocument(Answer):
     health_status: str
     instances: int
     instances_killed: int
+    instances_held: int
     last_seen_at: str | None
     metadata: dict[str, Any] | None
     requests: int
@@ -206,6 +248,7 @@ class InstanceDocument(Answer):
     health_status: str
     live: bool
     killed_by: str | None
+    held_by: str | None
     declared_status: str | None
     first_seen_at: str
     last_seen_at: str | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -10,22 +11,24 @@ from haltwire.wire.codec import encode
 from haltwire.wire.receipts import Receipt
 from haltwire.wire.selectors import EVERYTHING, Selector
 
+from haltwire_control.audit import EventRow
 from haltwire_control.calls import Call
 from haltwire_control.directory import agent_document, instance_document, summary_of
 from haltwire_control.errors import ApiError, invalid_field
 from haltwire_control.killing import Killing
-from haltwire_control.kills import Resume
+from haltwire_control.kills import Issue, Resume
 from haltwire_control.models import (
     AgentsQuery,
     KillBody,
     KillSelectorBody,
     KillsQuery,
+    NoteBody,
     ResumeBody,
     ResumeSelectorBody,
 )
 from haltwire_control.selecting import agent_selector, selector_of, with_instance
 from haltwire_control.service import Service, now
-from haltwire_control.state import Order
+from haltwire_control.state import Note, NotThereError, Order
 
 AGENTS_AT_ONCE = 50
 KILLS_MOST = 1000
@@ -73,7 +76,8 @@ class Api:
         document["instances_detail"] = [instance_document(i, kills, moment) for i in instances]
         document["kills"] = [
             self._kill_document(
-                service.in_force.by_id[kill.kill_id], self._killing.is_confirmed(kill.kill_id)
+                service.in_force.by_id[kill.kill_id],
+                self._killing.proving.is_confirmed(kill.kill_id),
             )
             for kill in sorted(kills, key=lambda kill: kill.revision)
         ]
@@ -122,22 +126,52 @@ class Api:
         return web.json_response({"ok": True, "kills": [*fresh, *kills]})
 
     async def show_kill(self, call: Call) -> web.Response:
-        """One order with its latest receipt."""
+        """One order with its latest receipt, what ended it, what was written about it, and its audit rows."""
         kill_id = call.request.match_info["kill_id"]
-        receipt = self._killing.latest(kill_id)
-        order = self._service.in_force.by_id.get(kill_id)
+        proving = self._killing.proving
+        receipt, order = proving.latest(kill_id), self._service.in_force.by_id.get(kill_id)
         stored = await self._service.store.kill(kill_id)
+        story: dict[str, Any] = {"resume": None, "notes": (), "events": ()}
         if stored is not None:
             order, receipt = stored.order, receipt or stored.receipt
+            resume = proving.latest_resume(order.lifted.revision) if order.lifted else None
+            story = {
+                "resume": resume or stored.resume,
+                "notes": [_note_document(note) for note in stored.notes],
+                "events": [_row_document(row) for row in stored.events],
+            }
         if order is None:
-            raise ApiError(404, "kill_not_found", f"there is no kill {kill_id}")
+            raise _no_kill(kill_id)
+        if receipt is not None and receipt.reason is None:
+            receipt = replace(receipt, reason=order.kill.reason)  # a note may have brought it
         document = self._kill_document(order, _confirmed(receipt))
-        return web.json_response({"ok": True, "kill": document, "receipt": encode(receipt)})
+        return web.json_response(
+            {"ok": True, "kill": document, "receipt": encode(receipt), **encode(story)}
+        )
+
+    async def note_kill(self, call: Call) -> web.Response:
+        """Keep what somebody writes about a kill."""
+        body: NoteBody = call.body
+        kill_id = call.request.match_info["kill_id"]
+        try:
+            note = await self._killing.note(kill_id, body.text, call.caller.actor)
+        except NotThereError as error:
+            raise _no_kill(kill_id) from error
+        return web.json_response({"ok": True, "kill_id": kill_id, "note": _note_document(note)})
 
     async def _kill(self, call: Call, selector: Selector, body: KillBody) -> web.Response:
-        receipt = await self._killing.kill(
-            selector, body.reason, call.caller.actor, body.wait_s, call.arrived
+        command = Issue(
+            selector,
+            call.caller.actor,
+            body.reason,
+            body.mode,
+            body.grace_s,
+            body.ttl_s,
+            body.hold_limit_s,
         )
+        if body.dry_run:
+            return web.json_response(encode(self._killing.rehearse(command)))
+        receipt = await self._killing.kill(command, body.wait_s, call.arrived)
         if not receipt.durable:
             raise ApiError(
                 503,
@@ -170,3 +204,21 @@ class Api:
 
 def _confirmed(receipt: Receipt | None) -> bool:
     return receipt is not None and receipt.confirmed
+
+
+def _no_kill(kill_id: str) -> ApiError:
+    return ApiError(404, "kill_not_found", f"there is no kill {kill_id}")
+
+
+def _note_document(note: Note) -> dict[str, Any]:
+    return {"at": encode(note.at), "actor": note.actor, "text": note.text}
+
+
+def _row_document(row: EventRow) -> dict[str, Any]:
+    return {
+        "seq": row.seq,
+        "event_type": row.event_type,
+        "at": row.created_at,
+        "actor": row.actor,
+        "hash": row.hash,
+    }

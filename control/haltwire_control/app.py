@@ -23,6 +23,7 @@ from haltwire_control.credentials import Credentials
 from haltwire_control.datadir import DATABASE, LEDGER, DataDirectory
 from haltwire_control.errors import ApiError, api_error
 from haltwire_control.events import EventsApi
+from haltwire_control.expiry import Expiry
 from haltwire_control.following import Following
 from haltwire_control.killing import Killing
 from haltwire_control.ledger_file import LedgerFile
@@ -87,6 +88,7 @@ class Running:
     """A control server that serves."""
 
     service: Service
+    killing: Killing
     routes: list[Route]
     application: web.Application
 
@@ -111,7 +113,8 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
             background.create_task(work, name=name)
             for work, name in (
                 (service.run(), "housekeeping"),
-                (killing.follow(), "complete receipts"),
+                (killing.proving.follow(), "complete receipts"),
+                (Expiry(service, killing).follow(), "end orders in time"),
                 (ledger_file.follow(), "write the ledger"),
             )
         ]
@@ -132,7 +135,7 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
         site = web.SockSite(runner, socket.socket(fileno=config.listen_fd))
         await site.start()
         try:
-            yield Running(service, routes, app)
+            yield Running(service, killing, routes, app)
         finally:
             service.hub.drop_links("the control server stops")
             await runner.cleanup()

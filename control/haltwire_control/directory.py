@@ -14,11 +14,13 @@ from haltwire.wire.orders import Kill, deciding_kill
 from haltwire_control.health import (
     HEALTH_OF,
     HEALTHS,
+    HELD,
     KILLED,
     STATUSES,
     covers_agent,
     is_live,
     status_of,
+    status_under,
     worst,
 )
 from haltwire_control.ledger import Instance
@@ -31,11 +33,10 @@ def agent_document(
     instances = tuple(instances)
     kills = tuple(kills)
     live = [i for i in instances if is_live(i.signs, now)]
-    status = (
-        KILLED
-        if covers_agent(kills, agent)
-        else worst(status_of(i.signs, now) for i in live or instances)
+    status = status_under(covers_agent(kills, agent)) or worst(
+        status_of(i.signs, now) for i in live or instances
     )
+    stopped = Counter(status_under(deciding_kill(kills, agent, i.instance)) for i in live)
     signs = [i.signs.last_at for i in instances]
     told = [i for i in instances if i.metadata_at is not None]
     latest = max(told, key=lambda i: (i.metadata_at is not None, i.metadata_at), default=None)
@@ -45,7 +46,8 @@ def agent_document(
         "status": status,
         "health_status": HEALTH_OF[status],
         "instances": len(live),
-        "instances_killed": sum(deciding_kill(kills, agent, i.instance) is not None for i in live),
+        "instances_killed": stopped[KILLED],
+        "instances_held": stopped[HELD],
         "last_seen_at": encode(max((t for t in signs if t), default=None)),
         "metadata": latest.metadata if latest else None,
         "requests": sum(i.total.requests for i in instances),
@@ -55,14 +57,16 @@ def agent_document(
 def instance_document(instance: Instance, kills: Iterable[Kill], now: datetime) -> dict[str, Any]:
     """One instance of an agent that is shown alone."""
     kill = deciding_kill(kills, instance.agent, instance.instance)
-    status = KILLED if kill else status_of(instance.signs, now)
+    under = status_under(kill)
+    status = under or status_of(instance.signs, now)
     total = instance.total
     return {
         "instance": instance.instance,
         "status": status,
         "health_status": HEALTH_OF[status],
         "live": is_live(instance.signs, now),
-        "killed_by": kill.kill_id if kill else None,
+        "killed_by": kill.kill_id if kill and under == KILLED else None,
+        "held_by": kill.kill_id if kill and under == HELD else None,
         "declared_status": instance.declared_status,
         "first_seen_at": encode(instance.first_seen_at),
         "last_seen_at": encode(instance.signs.last_at),

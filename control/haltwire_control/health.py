@@ -1,6 +1,6 @@
 """How agents and their instances are: statuses from heartbeats and traffic, in haltwire's and AXME's words.
 
-An agent's status is its worst live instance's, and `killed` when an order covers the whole agent.
+An agent's status is its worst live instance's, and `killed` or `held` when an order covers the whole agent.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from haltwire.wire.names import AgentRef
-from haltwire.wire.orders import Kill
+from haltwire.wire.orders import HOLD, Kill
 from haltwire.wire.selectors import Selector
 
-ACTIVE, IDLE, FINISHED, STALE, CRASHED, KILLED = (
+ACTIVE, IDLE, FINISHED, STALE, CRASHED, KILLED, HELD = (
     "active",
     "idle",
     "finished",
     "stale",
     "crashed",
     "killed",
+    "held",
 )
-STATUSES = (ACTIVE, IDLE, FINISHED, STALE, CRASHED, KILLED)
+STATUSES = (ACTIVE, IDLE, FINISHED, STALE, CRASHED, KILLED, HELD)
 HEALTH_OF = {
     ACTIVE: "healthy",
     IDLE: "healthy",
@@ -29,9 +30,10 @@ HEALTH_OF = {
     STALE: "degraded",
     CRASHED: "unreachable",
     KILLED: "killed",
+    HELD: "held",
 }
-"AXME's word for each status."
-HEALTHS = ("healthy", "degraded", "unreachable", "killed")
+"AXME's word for each status; it has none for one that is held."
+HEALTHS = ("healthy", "degraded", "unreachable", "killed", "held")
 
 DEFAULT_INTERVAL_S = 30.0
 MISSED_UNTIL_STALE = 3
@@ -87,7 +89,7 @@ def is_live(signs: Signs, now: datetime) -> bool:
 
 
 def covers_agent(kills: Iterable[Kill], agent: AgentRef) -> Kill | None:
-    """The oldest order that stops every instance of the agent, or None."""
+    """The order that decides on every instance of the agent, or None: the oldest, a hold after all others."""
     whole = Selector.of(agent)
     return min(
         (
@@ -96,9 +98,16 @@ def covers_agent(kills: Iterable[Kill], agent: AgentRef) -> Kill | None:
             if kill.selector.covers(whole)
             and not any(exception.matches_agent(agent) for exception in kill.excepted)
         ),
-        key=lambda kill: (kill.revision, kill.kill_id),
+        key=lambda kill: (kill.mode == HOLD, kill.revision, kill.kill_id),
         default=None,
     )
+
+
+def status_under(order: Kill | None) -> str | None:
+    """The status of whom this order decides on; None when there is no order."""
+    if order is None:
+        return None
+    return HELD if order.mode == HOLD else KILLED
 
 
 def worst(statuses: Iterable[str]) -> str:

@@ -11,18 +11,23 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from haltwire.wire import messages
 from haltwire.wire.messages import Ack, Delta, Hello, Renew, Renewed, Report, Settings, Snapshot
+from haltwire.wire.orders import DRAIN, HOLD
 
 from haltwire_control.bell import Bell
 from haltwire_control.presence import Machine, has_ended
-from haltwire_control.state import Process, ProxyRecord, State
+from haltwire_control.state import Order, Process, ProxyRecord, State
 
 log = logging.getLogger(__name__)
 OFFSETS_KEPT = 64
 "Clock differences remembered per proxy: at four a lease of a second, the last quarter of a minute."
+LIFTED_HOLDS_KEPT = 10_000
+"Lifted holds whose last reports are taken: all that one resume may lift."
+RELEASES_KEPT = 1000
+"Revisions that lifted holds, whose last reports are kept per proxy until somebody looks."
 
 
 class Outlet(Protocol):
@@ -35,6 +40,14 @@ class Outlet(Protocol):
         """End the link."""
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When we heard of something, on both clocks."""
+
+    at: datetime
+    monotonic: float
+
+
 @dataclass(slots=True)
 class Enforcement:
     """Proof that a proxy enforces a kill."""
@@ -45,6 +58,9 @@ class Enforcement:
     connections_cut: int | None
     "None when the proxy said so in a hello, which tells no counts."
     report: Report | None = None
+    "The first one of a cut; the latest of a drain or hold."
+    ended: Moment | None = None
+    "When its reports first said that nothing which the order matches is alive any more."
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +80,8 @@ class Peer:
     "Whether its snapshot is not acknowledged yet."
     enforced: dict[str, Enforcement] = field(default_factory=dict)
     "By kill id; only of orders in force."
+    released: dict[int, dict[str, Report]] = field(default_factory=dict)
+    "The last reports of lifted holds, by the revision that lifted them and by kill id."
     _offsets: deque[timedelta] = field(default_factory=lambda: deque(maxlen=OFFSETS_KEPT))
 
     @property
@@ -98,8 +116,10 @@ class Hub:
         self._now = now
         self._monotonic = monotonic
         self._peers: dict[Process, Peer] = {}
-        self._in_force: set[str] = set()
-        "Ids of the orders in force."
+        self._in_force: dict[str, Order] = {}
+        self._lifted_holds: dict[str, int] = {}
+        "Holds that were lifted lately, and by which revision."
+        self._news: set[str] = set()
 
     @property
     def peers(self) -> tuple[Peer, ...]:
@@ -108,7 +128,7 @@ class Hub:
 
     def begin(self, state: State) -> None:
         """Take over a state as it was left."""
-        self._in_force = {order.kill.kill_id for order in state.orders}
+        self._in_force = {order.kill.kill_id: order for order in state.orders}
         for record in state.proxies.values():
             self.note(record)
 
@@ -149,7 +169,7 @@ class Hub:
         if hello.epoch != state.epoch:
             peer.enforced.clear()
         else:
-            for kill_id in self._in_force.intersection(hello.kill_ids):
+            for kill_id in self._in_force.keys() & hello.kill_ids:
                 peer.enforced.setdefault(
                     kill_id, Enforcement(hello.revision, now, self._monotonic(), None)
                 )
@@ -175,16 +195,22 @@ class Hub:
         self.progress.ring()
         return True
 
-    def publish(self, delta: Delta) -> None:
-        """Push a change to every link, in this call."""
+    def publish(self, delta: Delta, changed: Iterable[Order]) -> None:
+        """Push a change of these orders to every link, in this call."""
         text = messages.dumps(delta)
-        self._in_force.update(kill.kill_id for kill in delta.kills)
-        self._in_force.difference_update(delta.lifted)
+        self._in_force.update({o.kill.kill_id: o for o in changed if o.lifted is None})
+        for kill_id in delta.lifted:
+            self._lift(kill_id, delta.revision)
         for peer in self._peers.values():
             if peer.outlet is not None:
                 peer.outlet.send(text)
             for kill_id in delta.lifted:
                 peer.enforced.pop(kill_id, None)
+
+    def take_news(self) -> set[str]:
+        """Kills that were lifted or reported about since the last call."""
+        news, self._news = self._news, set()
+        return news
 
     def drop_links(self, why: str) -> None:
         """Close every link; whoever lives comes back for a snapshot."""
@@ -210,24 +236,45 @@ class Hub:
         if ack.epoch != state.epoch:
             return
         now, monotonic = self._now(), self._monotonic()
+        for kill_id in self._in_force.keys() & ack.kills:
+            proof = peer.enforced.get(kill_id)
+            # What changes nothing of what an order stops, such as its reason, is acknowledged, too;
+            # the proof is still that of the first time.
+            if proof is None or proof.revision < self._in_force[kill_id].changed_revision:
+                peer.enforced[kill_id] = Enforcement(
+                    ack.revision, now, monotonic, ack.connections_cut
+                )
         if peer.owes_ack:
             # The ack of a snapshot names the orders that it changed; the others that this proxy has
             # proven stand in it as they were: an order carved and killed again was missed as a whole.
             peer.owes_ack = False
             for proof in peer.enforced.values():
                 proof.revision = max(proof.revision, ack.revision)
-        for kill_id in self._in_force.intersection(ack.kills):
-            peer.enforced[kill_id] = Enforcement(ack.revision, now, monotonic, ack.connections_cut)
         self._applied(peer, ack.epoch, ack.revision, state)
         self.progress.ring()
 
     def report(self, peer: Peer, report: Report) -> None:
-        """Keep the details of an acknowledged kill."""
-        peer.heard_clock(report.now, self._now())
-        enforcement = peer.enforced.get(report.kill_id)
-        if enforcement is not None:
-            enforcement.report = report
-            self.progress.ring()
+        """Keep the details of an acknowledged kill, or of a hold whose lifting was acknowledged."""
+        now = self._now()
+        peer.heard_clock(report.now, now)
+        kill_id = report.kill_id
+        proof, order = peer.enforced.get(kill_id), self._in_force.get(kill_id)
+        if proof is not None and order is not None:
+            if order.kill.mode not in (DRAIN, HOLD) and proof.report is not None:
+                return  # a second one says nothing of what the cut did
+            proof.report = report
+            if report.live:
+                proof.ended = None
+            else:
+                proof.ended = proof.ended or Moment(now, self._monotonic())
+        elif peer.applied_revision >= (lifted := self._lifted_holds.get(kill_id, _NEVER)):
+            # One that was sent before would still tell of the hold.
+            peer.released.setdefault(lifted, {})[kill_id] = report
+            _forget_oldest(peer.released, RELEASES_KEPT)
+        else:
+            return
+        self._news.add(kill_id)
+        self.progress.ring()
 
     def end(self, peer: Peer) -> None:
         """The proxy has said that it closed everything."""
@@ -245,7 +292,22 @@ class Hub:
                 found.append(peer)
         return tuple(found)
 
+    def _lift(self, kill_id: str, revision: int) -> None:
+        order = self._in_force.pop(kill_id, None)
+        self._news.add(kill_id)
+        if order is not None and order.kill.mode == HOLD:
+            self._lifted_holds[kill_id] = revision
+            _forget_oldest(self._lifted_holds, LIFTED_HOLDS_KEPT)
+
     def _applied(self, peer: Peer, epoch: str | None, revision: int, state: State) -> None:
         if epoch == state.epoch and revision > peer.applied_revision:
             peer.applied_revision = revision
             self.progress.ring()
+
+
+_NEVER = 2**63
+
+
+def _forget_oldest(table: dict[Any, Any], most: int) -> None:
+    while len(table) > most:
+        del table[next(iter(table))]

@@ -1,4 +1,4 @@
-"""The orders in force, indexed: every heartbeat asks which of them are about one agent."""
+"""Orders, indexed: every heartbeat asks which of them are about one agent."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from haltwire.wire.orders import Kill
 from haltwire_control.state import Order
 
 
-class InForce:
-    """An index over the orders of one state."""
+class KillIndex:
+    """An index over some orders, by whom they are about."""
 
-    def __init__(self, orders: Iterable[Order]) -> None:
-        self.by_id = {order.kill.kill_id: order for order in orders}
+    def __init__(self, kills: Iterable[Kill]) -> None:
         self._by_agent: dict[tuple[str, ...], list[Kill]] = {}
         self._globs: list[Kill] = []
-        for order in self.by_id.values():
-            kill = order.kill
+        for kill in kills:
             if kill.selector.agent is None:
                 self._globs.append(kill)
             else:
@@ -28,3 +26,11 @@ class InForce:
         """The orders that may stop some instance of the agent."""
         wide = [kill for kill in self._globs if kill.selector.matches_agent(agent)]
         return [*self._by_agent.get(agent.segments, ()), *wide]
+
+
+class InForce(KillIndex):
+    """An index over the orders of one state."""
+
+    def __init__(self, orders: Iterable[Order]) -> None:
+        self.by_id = {order.kill.kill_id: order for order in orders}
+        super().__init__(order.kill for order in self.by_id.values())

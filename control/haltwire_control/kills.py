@@ -1,22 +1,27 @@
-"""The kill state machine: (state, command, now, new id) -> change. All that changes who is killed is here.
+"""The kill state machine: (state, command, now, new id) -> change. All that changes who is killed is here
+and, where time alone does it, in lifetimes.py.
 
-Rule 1: a kill is latched; only a resume lifts it. Rule 2: a re-kill keeps id, actor and time of the
-first and can only strengthen. Rule 3: a resume lifts orders equal to its selector or inside it.
+Rule 1: a kill is latched; only a resume or its expiry lifts it. Rule 2: a re-kill keeps id, actor and
+time of the first and can only strengthen. Rule 3: a resume lifts orders equal to its selector or inside it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from haltwire.wire.messages import Delta
-from haltwire.wire.orders import CUT, Kill, lift
+from haltwire.wire.orders import CUT, DRAIN, HOLD, MODES, Kill, lift
 from haltwire.wire.selectors import Selector
 
 from haltwire_control.state import Actor, Change, Lifting, NewEvent, NotThereError, Order, State
 
+DEFAULT_GRACE_S = 30.0
+"How long a drain lets live connections finish when nobody says."
 LIFTED_REMEMBERED = 10_000
 "Lifted orders kept in memory for proxies that come back: a proxy that missed more has missed days."
+_STRENGTHENED = ("mode", "expires_at", "grace_s", "hold_until", "excepted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,13 @@ class Issue:
     selector: Selector
     actor: Actor
     reason: str | None = None
+    mode: str = CUT
+    grace_s: float | None = None
+    "Of a drain; DEFAULT_GRACE_S when None."
+    ttl_s: float | None = None
+    "When it lifts itself; None is never."
+    hold_limit_s: float | None = None
+    "When a hold becomes a cut; None is never."
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,36 +75,90 @@ def issue(state: State, command: Issue, now: datetime, kill_id: str) -> Change[I
     """Put an order in force, or strengthen the one that this selector already has."""
     standing = next((o for o in state.orders if o.kill.selector == command.selector), None)
     revision = state.revision + 1
+    wanted = demanded(command, now, kill_id, revision)
     if standing is None:
-        kill = Kill(
-            kill_id, command.selector, CUT, command.reason, command.actor.name, now, revision
+        order = Order(wanted, command.actor.actor_id, revision)
+        event = issued_event(order, now, command.actor, command.reason)
+        return Change(
+            replace(state, revision=revision, orders=(*state.orders, order)),
+            Issued(order, False),
+            put=(order,),
+            events=(event,),
+            delta=Delta(state.revision, revision, kills=(order.kill,)),
         )
-        order = Order(kill, command.actor.actor_id, revision)
-        orders = (*state.orders, order)
-        changed = True
-    else:
-        changed = bool(standing.kill.excepted)
-        order = (
-            replace(standing, kill=replace(standing.kill, excepted=()), changed_revision=revision)
-            if changed
-            else standing
-        )
-        orders = tuple(order if o is standing else o for o in state.orders)
-    details: dict[str, object] = {"kill_id": order.kill.kill_id, "mode": order.kill.mode}
-    if standing is not None:
-        details |= {"repeated": True, "strengthened": changed}
-    details["revision"] = revision if changed else state.revision
-    event = NewEvent("kill.issued", now, command.actor, command.selector, command.reason, details)
-    outcome = Issued(order, standing is not None)
-    if not changed:
-        return Change(state, outcome, events=(event,))
+    kill = strengthened(standing.kill, wanted)
+    if kill == standing.kill:
+        event = issued_event(standing, now, command.actor, command.reason, standing)
+        return Change(state, Issued(standing, True), events=(event,))
+    order = replace(standing, kill=kill, changed_revision=revision)
+    event = issued_event(order, now, command.actor, command.reason, standing)
+    return replaced(state, standing, order, Issued(order, True), event)
+
+
+def demanded(command: Issue, now: datetime, kill_id: str, revision: int) -> Kill:
+    """The order that a command asks for, whatever is in force already."""
+    grace_s = DEFAULT_GRACE_S if command.grace_s is None else command.grace_s
+    return Kill(
+        kill_id,
+        command.selector,
+        command.mode,
+        command.reason,
+        command.actor.name,
+        now,
+        revision,
+        expires_at=_after(now, command.ttl_s),
+        grace_s=grace_s if command.mode == DRAIN else None,
+        hold_until=_after(now, command.hold_limit_s) if command.mode == HOLD else None,
+    )
+
+
+def strengthened(standing: Kill, wanted: Kill) -> Kill:
+    """The order that stops all that either stops, at least as hard and as long as either does."""
+    mode = max(standing.mode, wanted.mode, key=_strength)
+    same = [kill for kill in (standing, wanted) if kill.mode == mode]
+    expiries = [kill.expires_at for kill in (standing, wanted) if kill.expires_at is not None]
+    graces = [kill.grace_s for kill in same if kill.grace_s is not None]
+    limits = [kill.hold_until for kill in same if kill.hold_until is not None]
+    return replace(
+        standing,
+        mode=mode,
+        expires_at=max(expiries) if len(expiries) == 2 else None,
+        grace_s=min(graces, default=None) if mode == DRAIN else None,
+        hold_until=min(limits, default=None) if mode == HOLD else None,
+        excepted=(),
+    )
+
+
+def replaced[T](state: State, old: Order, new: Order, outcome: T, event: NewEvent) -> Change[T]:
+    """One more revision, in which an order in force has become another one of the same id."""
+    revision = state.revision + 1
+    orders = tuple(new if order is old else order for order in state.orders)
     return Change(
         replace(state, revision=revision, orders=orders),
         outcome,
-        put=(order,),
+        put=(new,),
         events=(event,),
-        delta=Delta(state.revision, revision, kills=(order.kill,)),
+        delta=Delta(state.revision, revision, kills=(new.kill,)),
     )
+
+
+def issued_event(
+    order: Order, now: datetime, actor: Actor, reason: str | None, before: Order | None = None
+) -> NewEvent:
+    """The order as it stands now and, when it stood `before`, what of it has changed."""
+    kill = order.kill
+    details: dict[str, object] = {
+        "kill_id": kill.kill_id,
+        "mode": kill.mode,
+        "expires_at": kill.expires_at,
+        "grace_s": kill.grace_s,
+        "hold_until": kill.hold_until,
+        "revision": order.changed_revision,
+    }
+    if before is not None:
+        changed = [n for n in _STRENGTHENED if getattr(kill, n) != getattr(before.kill, n)]
+        details |= {"repeated": True, "strengthened": bool(changed), "changed": changed}
+    return NewEvent("kill.issued", now, actor, kill.selector, reason, details, (kill.kill_id,))
 
 
 def resume(state: State, command: Resume, now: datetime) -> Change[Resumed]:
@@ -141,14 +207,8 @@ def _lift(
             kept.append(carved[-1])
         else:
             kept.append(order)
-    still = lift((order.kill for order in kept), selector)
-    # Orders inside the selector are "lifted" by that question only when `gone` left them out.
-    still_kills = tuple(
-        sorted((*still.lifted, *still.still_killed_by), key=lambda k: (k.revision, k.kill_id))
-    )
-    outcome = Resumed(
-        selector, tuple(o.kill for o in lifted), tuple(o.kill for o in carved), still_kills
-    )
+    still = still_stopping(kept, selector)
+    outcome = Resumed(selector, tuple(o.kill for o in lifted), tuple(o.kill for o in carved), still)
     changed = bool(lifted or carved)
     event = NewEvent(
         "resume.issued",
@@ -159,9 +219,10 @@ def _lift(
         {
             "lifted": [kill.kill_id for kill in outcome.lifted],
             "carved_out_of": [kill.kill_id for kill in outcome.carved],
-            "still_killed_by": [kill.kill_id for kill in still_kills],
+            "still_killed_by": [kill.kill_id for kill in still],
             "revision": revision if changed else state.revision,
         },
+        tuple(kill.kill_id for kill in (*outcome.lifted, *outcome.carved)),
     )
     if not changed:
         return Change(state, outcome, events=(event,))
@@ -185,6 +246,14 @@ def _lift(
     )
 
 
+def still_stopping(orders: Iterable[Order], selector: Selector) -> tuple[Kill, ...]:
+    """The orders of these that stop some of the selector, oldest first."""
+    found = lift((order.kill for order in orders), selector)
+    # Those inside the selector count as "lifted" by that question: they are asked about, and stay.
+    both = (*found.lifted, *found.still_killed_by)
+    return tuple(sorted(both, key=lambda kill: (kill.revision, kill.kill_id)))
+
+
 def _can_carve(kill: Kill, selector: Selector) -> bool:
     return kill.selector.covers(selector) and not any(e.covers(selector) for e in kill.excepted)
 
@@ -192,3 +261,12 @@ def _can_carve(kill: Kill, selector: Selector) -> bool:
 def _carve(kill: Kill, selector: Selector) -> Kill:
     kept = tuple(e for e in kill.excepted if not selector.covers(e))
     return replace(kill, excepted=(*kept, selector))
+
+
+def _strength(mode: str) -> int:
+    # A mode of a later day is enforced as a cut.
+    return MODES.index(mode) if mode in MODES else MODES.index(CUT)
+
+
+def _after(now: datetime, seconds: float | None) -> datetime | None:
+    return None if seconds is None else now + timedelta(seconds=seconds)

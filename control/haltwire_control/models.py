@@ -6,12 +6,25 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from haltwire.wire.orders import DRAIN, HOLD
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
+
+from haltwire_control.kills import DEFAULT_GRACE_S
 
 METADATA_BYTES = 16 * 1024
 METADATA_DEPTH = 16
 WAIT_DEFAULT_S, WAIT_MOST_S = 2.0, 30.0
 FOLLOW_MOST_S = 25.0
+GRACE_MOST_S = 86_400.0
+LIFETIME_MOST_S = 366 * 86_400.0
+NOTE_LENGTH = 4000
 
 Reason = Annotated[str, StringConstraints(max_length=1000)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=640)]
@@ -19,6 +32,7 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=640)]
 Metric = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MetricName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Wait = Annotated[float, Field(ge=0, le=WAIT_MOST_S, allow_inf_nan=False)]
+Lifetime = Annotated[float, Field(gt=0, le=LIFETIME_MOST_S, allow_inf_nan=False)]
 _KEY_ID = re.compile(r"Y[0-9A-Z]{12}")
 
 
@@ -65,13 +79,37 @@ class KillBody(Body):
     """How to stop an agent."""
 
     reason: Reason | None = None
-    mode: Literal["cut"] = Field(
-        default="cut", description="Refuse new requests, sever live connections."
+    mode: Literal["cut", "drain", "hold"] = Field(
+        default="cut",
+        description="`cut`: refuse new requests, sever live connections. `drain`: live ones may finish within "
+        "grace_s, then they are severed. `hold`: new requests wait and live streams stop moving until it is lifted.",
+    )
+    grace_s: Annotated[float, Field(ge=0, le=GRACE_MOST_S, allow_inf_nan=False)] | None = Field(
+        default=None, description=f"Only with drain; {DEFAULT_GRACE_S:g} when not said."
+    )
+    ttl_s: Lifetime | None = Field(
+        default=None, description="Lifts itself after this; when not said it stays until resumed."
+    )
+    hold_limit_s: Lifetime | None = Field(
+        default=None,
+        description="Only with hold: it becomes a cut after this; when not said it never does.",
+    )
+    dry_run: bool = Field(
+        default=False,
+        description="Order nothing and tell nobody: answer who would be stopped, with kill_id null.",
     )
     instance: Name | None = Field(default=None, description="Only this instance, or glob of them.")
     wait_s: Wait = Field(
         default=WAIT_DEFAULT_S, description="How long the answer waits for proxies to prove it."
     )
+
+    @field_validator("grace_s", "hold_limit_s")
+    @classmethod
+    def _of_its_mode(cls, value: float | None, info: ValidationInfo) -> float | None:
+        needed = DRAIN if info.field_name == "grace_s" else HOLD
+        if value is not None and info.data.get("mode", needed) != needed:
+            raise ValueError(f"goes only with mode {needed}")
+        return value
 
 
 class KillSelectorBody(KillBody):
@@ -94,6 +132,14 @@ class ResumeSelectorBody(ResumeBody):
 
     selector: Name | None = None
     kill_id: Name | None = None
+
+
+class NoteBody(Body):
+    """What somebody has to say about a kill."""
+
+    text: Annotated[str, StringConstraints(min_length=1, max_length=NOTE_LENGTH)] = Field(
+        description="The first 1000 characters become the reason of a kill that has none."
+    )
 
 
 class TokenBody(Body):
@@ -131,6 +177,7 @@ class AgentsQuery(Query):
             "stale",
             "crashed",
             "killed",
+            "held",
             "healthy",
             "degraded",
             "unreachable",

@@ -1,4 +1,4 @@
-"""The receipt of a kill or resume, put together from what proxies have proven and instances have said.
+"""The receipt of a kill, put together from what proxies have proven and instances have said.
 
 It never says more than it knows: without an ack a proxy is pending, without a reading a count is None.
 """
@@ -13,12 +13,10 @@ from heapq import nlargest
 
 from haltwire.wire.messages import CutInstance, Report
 from haltwire.wire.names import AgentRef
-from haltwire.wire.orders import overlap
+from haltwire.wire.orders import DRAIN, HOLD, Kill, overlap
 from haltwire.wire.receipts import (
     APPLIED,
-    NO_PROXY,
     PENDING,
-    PROXY_PENDING,
     InstanceState,
     Matched,
     ProxyState,
@@ -44,6 +42,23 @@ class Evidence:
     applied_at: datetime | None = None
     report: Report | None = None
     clock_offset: timedelta = timedelta()
+    halted_at: datetime | None = None
+    "From when on nothing that the order matches moved there any more."
+    halted_in_ms: float | None = None
+    released: tuple[Report, ...] = ()
+    "After a resume: the last word on the holds that it lifted."
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Whom a resume, or an expiry, is about."""
+
+    since: datetime
+    "When it had been committed: a sign of life from then on is one of an agent that goes on."
+    kills: tuple[Kill, ...]
+    "The orders that it lifted, or took something out of."
+    holds: frozenset[str] = frozenset()
+    "Ids of the holds among those that it lifted."
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +76,11 @@ class Request:
     still_killed_by: tuple[str, ...] = ()
     escapable: bool = False
     lifted: tuple[str, ...] = ()
+    grace_s: float | None = None
+    expires_at: datetime | None = None
+    hold_until: datetime | None = None
+    release: Release | None = None
+    "Of a resume."
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +95,21 @@ class Known:
 
 
 def receipt_of(request: Request, evidence: Iterable[Evidence], known: Known) -> Receipt:
-    """The receipt as of now."""
+    """The receipt of a kill as of now."""
     evidence = tuple(evidence)
     proxies = tuple(item.state for item in evidence)
-    is_kill = request.mode != RESUME
-    unread = is_kill and any(e.state.state == APPLIED and e.report is None for e in evidence)
-    instances = _instances(evidence, known.instances, unread)
-    pending = any(proxy.state == PENDING for proxy in proxies)
     applied = [item for item in evidence if item.state.state == APPLIED]
-    agents = known.agents | {AgentRef.parse(i.agent_uri) for i in instances}
-    if is_kill:
-        because = unconfirmed_because(proxies, instances, len(agents))
-    else:
-        because = PROXY_PENDING if pending else None if applied else NO_PROXY
-    halted = bool(applied) and not pending and is_kill
-    if pending or not is_kill:
+    unread = any(item.report is None for item in applied)
+    pending = any(proxy.state == PENDING for proxy in proxies)
+    instances = _instances(request.mode, evidence, known.instances, unread)
+    if pending:
         instances = tuple(replace(instance, stopped_by=None) for instance in instances)
-    times = [item.applied_at for item in applied if item.applied_at]
-    latencies = [p.latency_ms for p in proxies if p.state == APPLIED and p.latency_ms is not None]
+    agents = known.agents | {AgentRef.parse(i.agent_uri) for i in instances}
+    because = unconfirmed_because(proxies, instances, len(agents))
+    halts = [(i.halted_at, i.halted_in_ms) for i in applied if i.halted_at is not None]
+    halted = bool(applied) and not pending and len(halts) == len(applied)
     return Receipt(
-        ok=request.durable or not is_kill,
+        ok=request.durable,
         kill_id=request.kill_id,
         selector=request.selector,
         mode=request.mode,
@@ -106,16 +121,45 @@ def receipt_of(request: Request, evidence: Iterable[Evidence], known: Known) -> 
         matched=Matched(len(agents), len(instances), len(proxies)),
         confirmed=because is None,
         unconfirmed_because=because,
-        halted_at=max(times, default=None) if halted else None,
-        halted_in_ms=max(latencies, default=None) if halted else None,
+        halted_at=max(at for at, _ in halts) if halted else None,
+        halted_in_ms=max((ms for _, ms in halts if ms is not None), default=None)
+        if halted
+        else None,
         still_killed_by=request.still_killed_by,
         escapable=request.escapable,
         proxies=proxies,
         instances=instances,
         totals=totals_of(instance.metadata for instance in instances),
-        lifted=request.lifted,
         did_you_mean=known.did_you_mean if not agents else (),
+        grace_s=request.grace_s,
+        expires_at=request.expires_at,
+        hold_until=request.hold_until,
     )
+
+
+def applied_state(
+    mode: str,
+    proxy_id: str,
+    latency_ms: float | None,
+    connections_cut: int | None,
+    report: Report | None,
+    ended: bool,
+) -> ProxyState:
+    """A proxy that enforces an order: `connections_cut` when it began, and its report since.
+
+    `ended`: its reports have said that nothing is alive any more.
+    """
+    state = ProxyState(proxy_id, APPLIED, latency_ms, connections_cut)
+    if mode not in (DRAIN, HOLD):
+        return replace(state, residual_bytes_max=0)
+    if report is None:
+        return replace(state, connections_cut=None)
+    state = replace(state, connections_cut=sum(i.connections_cut for i in report.instances))
+    if mode == DRAIN:
+        residual = 0 if ended else None
+        return replace(state, connections_live=report.live, residual_bytes_max=residual)
+    held = sum(i.connections_held for i in report.instances)
+    return replace(state, connections_held=held, residual_bytes_max=report.residual_bytes_max)
 
 
 def is_escapable(selector: Selector, tokens: Iterable[Selector]) -> bool:
@@ -136,18 +180,21 @@ def similar(selector: Selector, agents: Iterable[AgentRef]) -> tuple[str, ...]:
 
 
 def _instances(
-    evidence: tuple[Evidence, ...], known: Iterable[Instance], unread: bool
+    mode: str, evidence: tuple[Evidence, ...], known: Iterable[Instance], unread: bool
 ) -> tuple[InstanceState, ...]:
     ledger = {(i.agent, i.instance): i for i in known}
     cuts: dict[tuple[AgentRef, str], list[tuple[CutInstance, timedelta]]] = {}
     for item in evidence:
         for cut in item.report.instances if item.report else ():
             cuts.setdefault((cut.agent, cut.instance), []).append((cut, item.clock_offset))
-    names = sorted({*ledger, *cuts})
-    return tuple(_instance(name, ledger.get(name), cuts.get(name, []), unread) for name in names)
+    return tuple(
+        _instance(mode, name, ledger.get(name), cuts.get(name, []), unread)
+        for name in sorted({*ledger, *cuts})
+    )
 
 
 def _instance(
+    mode: str,
     name: tuple[AgentRef, str],
     known: Instance | None,
     cuts: list[tuple[CutInstance, timedelta]],
@@ -158,11 +205,13 @@ def _instance(
         seen.append(known.seen_at_proxy)
     last_bytes = [cut.last_byte_at + offset for cut, offset in cuts if cut.last_byte_at]
     metadata_at = known.metadata_at if known else None
+    live, held, lost = _counts(mode, [cut for cut, _ in cuts])
+    goes_on = mode == DRAIN and (unread or bool(live))
     return InstanceState(
         agent_uri=str(name[0]),
         instance=name[1],
         seen_at_proxy=max(seen, default=None),
-        stopped_by="proxy" if seen else None,
+        stopped_by="proxy" if seen and not goes_on else None,
         connections_cut=sum(cut.connections_cut for cut, _ in cuts) if cuts else None,
         last_byte_at=max(last_bytes, default=None),
         metadata=known.metadata if known else None,
@@ -173,7 +222,22 @@ def _instance(
             for cut, offset in cuts
             for flight in cut.in_flight
         ),
+        connections_live=live,
+        connections_held=held,
+        lost_while_held=lost,
     )
+
+
+def _counts(mode: str, cuts: list[CutInstance]) -> tuple[int | None, int | None, int | None]:
+    """Live, held and lost ones: None where the mode has none."""
+    if not cuts:
+        return None, None, None
+    lost = sum(cut.lost_while_held for cut in cuts)
+    if mode == DRAIN:
+        return sum(cut.connections_live for cut in cuts), None, None
+    if mode == HOLD:
+        return None, sum(cut.connections_held for cut in cuts), lost
+    return None, None, lost or None  # of a cut that was a hold before
 
 
 def _since(

@@ -6,7 +6,7 @@ from haltwire.wire.names import SCHEME
 from haltwire.wire.selectors import Selector, UnknownNameError, needs_known, parse_typed
 
 from haltwire_control.errors import ApiError, invalid_field
-from haltwire_control.killing import known_agents
+from haltwire_control.roster import known_agents
 from haltwire_control.service import Service
 
 

@@ -18,12 +18,13 @@ from typing import Any
 
 from haltwire_control import access
 from haltwire_control.bell import Bell
+from haltwire_control.deadlines import Deadlines
 from haltwire_control.hub import Hub, Peer
 from haltwire_control.in_force import InForce
 from haltwire_control.ledger import Ledger
 from haltwire_control.mismatches import Mismatches
 from haltwire_control.presence import this_machine
-from haltwire_control.state import Change, NewEvent, ProxyRecord, State
+from haltwire_control.state import Change, NewEvent, Order, ProxyRecord, State
 from haltwire_control.store import Store, StoreError
 
 log = logging.getLogger(__name__)
@@ -33,10 +34,17 @@ EVENTS_TOGETHER = 50
 APPLY_WITHIN_S = 2.0
 "How long the creation of a token waits for connected proxies to know it."
 
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
 
 def now() -> datetime:
     """The wall clock."""
     return datetime.now(timezone.utc)
+
+
+def steady() -> float:
+    """Seconds on a clock that nobody sets and that goes on through suspend, where there is one."""
+    return time.clock_gettime(_STEADY)
 
 
 class Service:
@@ -49,6 +57,9 @@ class Service:
         self.mismatches = Mismatches()
         self.events = Bell()
         "Rings when there is a new event."
+        self.deadlines = Deadlines()
+        self.timed = Bell()
+        "Rings when a deadline is new or void."
         self.state = State("")
         self._in_force: InForce | None = None
         self._tasks = asyncio.TaskGroup()
@@ -76,6 +87,7 @@ class Service:
         """Take over the state as it was left."""
         self.state = self.store.start(self)
         self.hub.begin(self.state)
+        self.deadlines.begin(self.state.orders, now(), steady())
         self.ledger.end_proxies(peer.usage_key for peer in self.hub.peers)
 
     def committed(self, change: Change[Any], durable: bool) -> None:
@@ -83,13 +95,18 @@ class Service:
         if change.state.orders is not self.state.orders:
             self._in_force = None
         self.state = change.state
+        orders = [record for record in change.put if isinstance(record, Order)]
         if change.delta is not None:
-            self.hub.publish(change.delta)
+            self.hub.publish(change.delta, orders)
             if not durable:
                 log.error("revision %d holds, but is not stored", change.delta.revision)
         for record in change.put:
             if isinstance(record, ProxyRecord):
                 self.hub.note(record)
+        moment, clock = now(), steady()
+        # Not `any`: each of them is to be noted.
+        if sum(self.deadlines.note(order, moment, clock) for order in orders):
+            self.timed.ring()
         if change.events:
             self.events.ring()
 

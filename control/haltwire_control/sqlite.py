@@ -200,6 +200,9 @@ class SqliteStore(SqliteReader):
                 for event in change.events:
                     row = row_of(event, head.events + 1, new_id("E"), head.hash)
                     connection.execute(schema.INSERT_EVENT, schema.event_values(row))
+                    connection.executemany(
+                        schema.INSERT_KILL_EVENT, [(kill_id, row.seq) for kill_id in event.kills]
+                    )
                     head = Head(row.seq, row.hash)
             if changes:
                 state = changes[-1].state

@@ -13,11 +13,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from haltwire.wire.receipts import Receipt
+
 from haltwire_control import schema
 from haltwire_control.audit import EventRow, Head, Verification, Verifier
-from haltwire_control.store import StoredKill, StoreError
+from haltwire_control.store import KillStory, StoredKill, StoreError
 
 _VERIFY_PAGE = 1000
+_STORY_MOST = 1000
+"Notes, and events, that are told of one order: anybody who may kill can add to both for ever."
 
 
 class SqliteReader:
@@ -41,10 +45,9 @@ class SqliteReader:
         """Recompute the audit chain over the stored rows."""
         return await self._read(_verify)
 
-    async def kill(self, kill_id: str) -> StoredKill | None:
-        """One order, in force or lifted."""
-        found = await self._kills("WHERE kill_id = ?", (kill_id,))
-        return found[0] if found else None
+    async def kill(self, kill_id: str) -> KillStory | None:
+        """One order, in force or lifted; of very many notes or events the first and the latest."""
+        return await self._read(lambda connection: _story(connection, kill_id))
 
     async def kills(self, lifted: bool, limit: int) -> list[StoredKill]:
         """Orders in force, or all of them, newest first."""
@@ -86,6 +89,35 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def _event_rows(rows: Iterable[sqlite3.Row]) -> list[EventRow]:
     return [EventRow(*row) for row in rows]
+
+
+def _story(connection: sqlite3.Connection, kill_id: str) -> KillStory | None:
+    connection.execute("BEGIN")  # one view of all tables, whatever is written meanwhile
+    order = connection.execute("SELECT * FROM orders WHERE kill_id = ?", (kill_id,)).fetchone()
+    if order is None:
+        return None
+    lifted = order["lifted_revision"]
+    events = f"SELECT {schema.EVENT_COLUMNS} FROM events WHERE seq IN ({_FIRST_AND_LATEST.format(number='seq', table='kill_events')}) ORDER BY seq"  # noqa: S608 - our text
+    notes = f"SELECT kill_id, at, actor, text FROM notes WHERE rowid IN ({_FIRST_AND_LATEST.format(number='rowid', table='notes')}) ORDER BY rowid"  # noqa: S608 - our text
+    values = {"kill_id": kill_id, "most": _STORY_MOST}
+    return KillStory(
+        schema.order_of(order),
+        _receipt(connection, "receipts WHERE kill_id = ?", kill_id),
+        None if lifted is None else _receipt(connection, "resumes WHERE revision = ?", lifted),
+        tuple(map(schema.note_of, connection.execute(notes, values))),
+        tuple(_event_rows(connection.execute(events, values))),
+    )
+
+
+_FIRST_AND_LATEST = (
+    "SELECT min({number}) FROM {table} WHERE kill_id = :kill_id UNION SELECT * FROM "
+    "(SELECT {number} FROM {table} WHERE kill_id = :kill_id ORDER BY {number} DESC LIMIT :most)"
+)
+
+
+def _receipt(connection: sqlite3.Connection, where: str, key: object) -> Receipt | None:
+    row = connection.execute(f"SELECT receipt FROM {where}", (key,)).fetchone()  # noqa: S608 - our text
+    return None if row is None else schema.receipt_of(row["receipt"])
 
 
 def _verify(connection: sqlite3.Connection) -> Verification:

@@ -110,6 +110,24 @@ class StoredReceipt:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredResume:
+    """The latest receipt of what lifted orders, which are known by the revision that lifted them."""
+
+    revision: int
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a person wrote about a kill."""
+
+    kill_id: str
+    at: datetime
+    actor: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Actor:
     """Who asks for a change."""
 
@@ -119,6 +137,10 @@ class Actor:
 
 
 SYSTEM = Actor("system:control")
+EXPIRY = Actor("system:expiry")
+"Lifts orders whose time is over."
+HOLD_LIMIT = Actor("system:hold-limit")
+"Makes a hold that has lasted too long a cut."
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +154,8 @@ class NewEvent:
     "Whom it is about."
     reason: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    kills: tuple[str, ...] = ()
+    "Ids of the orders that it is about."
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +183,7 @@ class State:
         return tuple(order.kill for order in self.orders)
 
 
-Record = Order | Token | Key | ProxyRecord | StoredReceipt
+Record = Order | Token | Key | ProxyRecord | StoredReceipt | StoredResume | Note
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from haltwire.wire.receipts import Receipt
 
 from haltwire_control.audit import EventRow, Verification
-from haltwire_control.state import Change, Order, State
+from haltwire_control.state import Change, Note, Order, State
 
 type Step[T] = Callable[[State], Change[T]]
 
@@ -46,6 +46,20 @@ class StoredKill:
 
     order: Order
     receipt: Receipt | None
+
+
+@dataclass(frozen=True, slots=True)
+class KillStory:
+    """All that is stored about one order."""
+
+    order: Order
+    receipt: Receipt | None
+    resume: Receipt | None = None
+    "The receipt of what lifted it."
+    notes: tuple[Note, ...] = ()
+    "Oldest first."
+    events: tuple[EventRow, ...] = ()
+    "The audit rows about it, oldest first."
 
 
 class Listener(Protocol):
@@ -83,8 +97,8 @@ class Store(Protocol):
     async def verify(self) -> Verification:
         """Recompute the audit chain over the stored rows."""
 
-    async def kill(self, kill_id: str) -> StoredKill | None:
-        """One order, in force or lifted."""
+    async def kill(self, kill_id: str) -> KillStory | None:
+        """One order, in force or lifted; of very many notes or events the first and the latest."""
 
     async def kills(self, lifted: bool, limit: int) -> list[StoredKill]:
         """Orders in force, or all of them, newest first; a limit of -1 is none."""

@@ -6,9 +6,11 @@ was settled at the door and hangs on the client connection.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 
 from haltwire.wire.refusals import Refusal
 from mitmproxy import http, tcp
@@ -17,13 +19,17 @@ from haltwire_proxy.agent_api import HOST, AgentApi
 from haltwire_proxy.connections import Connection, Exchange, Side
 from haltwire_proxy.destinations import canonical_host, parse_authority
 from haltwire_proxy.enforcer import Enforcer, failed
+from haltwire_proxy.gate import Held
 from haltwire_proxy.head import has_control
 from haltwire_proxy.identity import agrees, is_ours
 
 log = logging.getLogger(__name__)
 _REFUSAL = "haltwire.refusal"
 _EXCHANGE = "haltwire.exchange"
+_ANSWERED = "haltwire.answered"
+_KEEPS = "haltwire.keeps"
 _AGENT_API = "haltwire.agent_api"
+_WAIT = "haltwire.wait"
 
 
 def refusal_of(flow: http.HTTPFlow) -> Refusal | None:
@@ -40,6 +46,29 @@ def refusal_response(refusal: Refusal, *, body: bool = True) -> http.Response:
     return response
 
 
+@dataclass(slots=True)
+class _Wait:
+    """A request that waits for a hold to end."""
+
+    task: asyncio.Task[None] | None = None
+    given_up: bool = False
+
+
+def give_up(flow: http.HTTPFlow) -> None:
+    """The client has taken its request back: if it waits, it waits no longer, and goes nowhere."""
+    wait = flow.metadata.get(_WAIT)
+    if isinstance(wait, _Wait) and not wait.given_up:
+        wait.given_up = True
+        if wait.task is not None:
+            wait.task.cancel()
+
+
+def has_given_up(flow: http.HTTPFlow) -> bool:
+    """Whether the request was taken back while it waited."""
+    wait = flow.metadata.get(_WAIT)
+    return isinstance(wait, _Wait) and wait.given_up
+
+
 class Addon:
     """What happens to each request on an inspected connection."""
 
@@ -47,32 +76,19 @@ class Addon:
         self._enforcer = enforcer
         self._agent_api = agent_api
 
-    def requestheaders(self, flow: http.HTTPFlow) -> None:
-        """A request head has been read; nothing has gone upstream. Setting a refusal ends it here."""
-        try:
-            refusal = self._judge(flow)
-        except Exception:
-            log.exception("the hook requestheaders failed")
-            refusal = failed()
-        owned = _owner(flow)
-        if refusal is not None:
-            owned.tally.refused += 1
-            self._enforcer.tallies.touch(owned.tally)
-            flow.metadata[_REFUSAL] = refusal
-            return
-        if _AGENT_API in flow.metadata:
-            return
-        owned.tally.requests += 1
-        self._enforcer.tallies.touch(owned.tally)
-        exchange = Exchange(
-            method=flow.request.method,
-            host=flow.request.host,
-            path=flow.request.path.partition("?")[0].partition("#")[0],
-            started_at=self._enforcer.now(),
-        )
-        owned.exchanges.append(exchange)
-        flow.metadata[_EXCHANGE] = exchange
-        flow.request.stream = _sending(exchange)
+    def requestheaders(self, flow: http.HTTPFlow) -> Coroutine[None, None, None] | None:
+        """A request head has been read; nothing has gone upstream. Setting a refusal ends it here.
+
+        What is returned is awaited before it goes on: it waits for a hold to end.
+        """
+        if flow.error is not None:
+            return None  # mitmproxy found no valid request in it, and says so
+        decision = self._decide(flow)
+        if isinstance(decision, Held):
+            flow.metadata[_WAIT] = wait = _Wait()
+            return self._wait(flow, wait)
+        self._settle(flow, decision)
+        return None
 
     def request(self, flow: http.HTTPFlow) -> Coroutine[None, None, None] | None:
         """The whole request has been read. What is returned is awaited before it goes on."""
@@ -84,6 +100,7 @@ class Addon:
         exchange = flow.metadata.get(_EXCHANGE)
         if exchange is not None:
             exchange.request_complete = True
+            complete(flow)
         return None
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
@@ -95,23 +112,19 @@ class Addon:
             flow.response.headers.pop("alt-svc", None)  # HTTP/3 would go around us
 
     def response(self, flow: http.HTTPFlow) -> None:
-        """The whole response has been passed on."""
+        """The whole response has been read. Its request, or it itself, may still be on its way."""
         exchange = flow.metadata.get(_EXCHANGE)
         if exchange is None:
             return
         if flow.websocket is not None or _is_switching(flow):
             exchange.upgraded = True
         else:
-            owned = _owner(flow)
-            _remove(owned, exchange)
-            owned.tally.complete(exchange.answered_at or self._enforcer.now())
-            self._enforcer.tallies.touch(owned.tally)
+            flow.metadata[_ANSWERED] = True
+            complete(flow)
 
     def error(self, flow: http.HTTPFlow) -> None:
         """The request will get no whole response."""
-        exchange = flow.metadata.get(_EXCHANGE)
-        if exchange is not None:
-            _remove(_owner(flow), exchange)
+        end(flow)
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
         """A CONNECT inside a connection that is already someone's: never opened."""
@@ -136,11 +149,65 @@ class Addon:
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         """The WebSocket has been closed."""
-        exchange = flow.metadata.get(_EXCHANGE)
-        if exchange is not None:
-            _remove(_owner(flow), exchange)
+        end(flow)
 
-    def _judge(self, flow: http.HTTPFlow) -> Refusal | None:
+    async def _wait(self, flow: http.HTTPFlow, wait: _Wait) -> None:
+        # Everything is judged again afterwards: orders, tokens and the connection may all have changed.
+        owned, connections = _owner(flow), self._enforcer.connections
+        wait.task = asyncio.current_task()
+        decision: Refusal | Held | None = None
+        try:
+            while not wait.given_up:
+                decision = await self._enforcer.admission(owned)
+                if decision is None:
+                    decision = self._decide(flow)
+                if not isinstance(decision, Held):
+                    break
+        except asyncio.CancelledError:
+            # A connection that is forgotten has been counted as a whole.
+            if not wait.given_up or wait.task is None or wait.task.uncancel():
+                raise
+        except Exception:
+            log.exception("a held request failed")
+            decision = failed()
+        wait.task = None
+        if not wait.given_up:
+            self._settle(flow, decision)
+        elif owned in connections.held:
+            connections.on_lost(owned)
+
+    def _decide(self, flow: http.HTTPFlow) -> Refusal | Held | None:
+        try:
+            return self._judge(flow)
+        except Exception:
+            log.exception("the hook requestheaders failed")
+            return failed()
+
+    def _settle(self, flow: http.HTTPFlow, decision: Refusal | Held | None) -> None:
+        owned, request = _owner(flow), flow.request
+        if decision is not None:
+            owned.tally.refused += 1
+            self._enforcer.tallies.touch(owned.tally)
+            flow.metadata[_REFUSAL] = decision if isinstance(decision, Refusal) else failed()
+            return
+        if _AGENT_API in flow.metadata:
+            return
+        request.headers.fields = tuple(
+            field for field in request.headers.fields if not is_ours(field[0])
+        )
+        owned.tally.requests += 1
+        self._enforcer.tallies.touch(owned.tally)
+        exchange = Exchange(
+            method=request.method,
+            host=request.host,
+            path=request.path.partition("?")[0].partition("#")[0],
+            started_at=self._enforcer.now(),
+        )
+        owned.exchanges.append(exchange)
+        flow.metadata[_EXCHANGE] = exchange
+        request.stream = _sending(exchange)
+
+    def _judge(self, flow: http.HTTPFlow) -> Refusal | Held | None:
         owned, request = _owner(flow), flow.request
         tokens = self._enforcer.tokens
         if tokens is None or owned.severed:
@@ -158,14 +225,12 @@ class Addon:
                 return Refusal("destination_denied", f"Use http://{HOST}/, without TLS.")
             flow.metadata[_AGENT_API] = True
             return None
-        refusal = (
-            refusal
-            or self._enforcer.decide(owned.identity)
-            or _another_host(request)
-            or _another_sni(flow)
-        )
-        request.headers.fields = tuple(field for field in fields if not is_ours(field[0]))
-        return refusal
+        if refusal is not None:
+            return refusal
+        decision = self._enforcer.decide(owned.identity)
+        if isinstance(decision, Refusal):
+            return decision
+        return _another_host(request) or _another_sni(flow) or decision
 
     def _answering(self, exchange: Exchange) -> Callable[[bytes], bytes]:
         def count(data: bytes) -> bytes:
@@ -186,13 +251,37 @@ class Addon:
         flow.response = http.Response.make(answer.status, answer.body, fields)
 
 
-def attach(flow: http.HTTPFlow, side: Side, held: Callable[[], int] = lambda: 0) -> None:
+def attach(flow: http.HTTPFlow, side: Side, held: Callable[[], int | None] = lambda: 0) -> None:
     """Note over which upstream socket the flow's request is about to go."""
     exchange = flow.metadata.get(_EXCHANGE)
     if exchange is not None and exchange.upstream is None:
         exchange.upstream = side
         exchange.upstream_start = side.written
         exchange.held = held
+
+
+def keep_back(flow: http.HTTPFlow, keeps: Callable[[], bool]) -> None:
+    """Note how to learn whether some of the response is kept for an HTTP/2 window of the client's."""
+    flow.metadata[_KEEPS] = keeps
+
+
+def complete(flow: http.HTTPFlow) -> None:
+    """Count the request, if it has been passed on and answered in full; else ask again later."""
+    exchange, owned = flow.metadata.get(_EXCHANGE), _owner(flow)
+    keeps = flow.metadata.get(_KEEPS)
+    if exchange not in owned.exchanges or not exchange.request_complete:
+        return
+    if _ANSWERED in flow.metadata and not (keeps and keeps()):
+        end(flow)
+        owned.tally.complete(exchange.answered_at or exchange.started_at)
+
+
+def end(flow: http.HTTPFlow) -> None:
+    """Nothing of the flow's request or response is under way any more. Idempotent."""
+    exchange = flow.metadata.get(_EXCHANGE)
+    exchanges = _owner(flow).exchanges
+    if exchange in exchanges:
+        exchanges.remove(exchange)
 
 
 def _owner(flow: http.HTTPFlow) -> Connection:
@@ -248,11 +337,6 @@ def _sending(exchange: Exchange) -> Callable[[bytes], bytes]:
         return data
 
     return count
-
-
-def _remove(owned: Connection, exchange: Exchange) -> None:
-    if exchange in owned.exchanges:
-        owned.exchanges.remove(exchange)
 
 
 def _is_switching(flow: http.HTTPFlow) -> bool:

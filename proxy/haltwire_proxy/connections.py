@@ -1,7 +1,8 @@
-"""Who owns which live connection, what it is doing, and how a kill ends it.
+"""Who owns which live connection, what it is doing, and how a kill ends or freezes it.
 
 Every connection is registered before its first await. Cutting is one synchronous sweep: facts,
 then resets of all upstreams, then both sides of each connection; no loop turn lies between.
+Freezing is one, too: from then on nothing is read or written, and what was on its way waits in order.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Protocol
 
-from haltwire.wire.messages import CutInstance
 from haltwire.wire.names import AgentRef
 from haltwire.wire.receipts import InFlight
 
@@ -23,13 +23,15 @@ from haltwire_proxy.identity import Identity
 from haltwire_proxy.tally import Tallies, Tally
 
 log = logging.getLogger(__name__)
+LOOKED_AT = 500
+"Held connections that one look asks the kernel about: the loop has kills to apply."
 
 
 class Side(Protocol):
     """One socket of a connection."""
 
     written: int
-    "Bytes handed to the transport so far."
+    "Bytes taken for it so far, those that still wait here included."
 
     def fileno(self) -> int:
         """Its descriptor, -1 when it is closed."""
@@ -39,6 +41,12 @@ class Side(Protocol):
 
     def abort(self) -> None:
         """Close it now and drop what is buffered."""
+
+    def freeze(self) -> None:
+        """Read nothing more, and keep what is to be written. Idempotent."""
+
+    def thaw(self) -> None:
+        """Write what was kept, in its order, and read again. Idempotent."""
 
 
 @dataclass(slots=True, eq=False)
@@ -59,8 +67,8 @@ class Exchange:
     "When the last part of the response was about to be passed on."
     upgraded: bool = False
     "Whether it has become a WebSocket or the like: then nobody knows where a request ends."
-    held: Callable[[], int] = lambda: 0
-    "Bytes that are kept back for an HTTP/2 window and not yet given to `upstream`."
+    held: Callable[[], int | None] = lambda: 0
+    "Bytes of it that are kept back for an HTTP/2 window; None while `upstream` has not let it begin."
 
 
 @dataclass(slots=True, eq=False)
@@ -82,6 +90,24 @@ class Connection:
     bytes_up: int = 0
     bytes_down: int = 0
     severed: bool = False
+    held: bool = False
+    "Whether an order has frozen it."
+    lost: bool = False
+    "While held: whether a peer has given up and that is counted, or had ended before."
+    draining: bool = False
+    "Whether it lived when a drain was applied that covers it."
+    residual: int = 0
+    "While held: what had left us at the freeze and the upstream had not acknowledged."
+    waiters: dict[asyncio.Future[None], None] = field(default_factory=dict)
+    "Requests that wait for a hold to end, in the order in which they came."
+    dials: dict[asyncio.Task[None], bool] = field(default_factory=dict)
+    "Tasks that a freeze interrupts, and whether it has: what they were opening is opened anew afterwards."
+    on_freeze: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether bytes may be on their way: of an idle one only the next request matters."""
+        return self.kind == "tunnel" or bool(self.exchanges)
 
     def facts(self) -> tuple[InFlight, ...]:
         """What was in flight, asked of the kernel before anything is reset."""
@@ -109,15 +135,15 @@ class Connection:
 
 
 def _exchange_facts(exchange: Exchange) -> InFlight:
-    side = exchange.upstream
+    side, held = exchange.upstream, exchange.held()
     acked: int | None = 0
     sent = "none"
-    if side is not None and side.written > exchange.upstream_start:
+    if side is not None and held is not None and side.written > exchange.upstream_start:
         queued = sever.queued(side.fileno())
         if queued is None or exchange.upgraded:
             sent, acked = "unknown", None
         else:
-            waiting, held = side.unwritten(), exchange.held()
+            waiting = side.unwritten()
             arrived = side.written - waiting - queued.unacknowledged
             left_here = side.written - waiting - queued.unsent
             # TLS makes the queue longer than the body bytes in it, so this never says too much.
@@ -142,9 +168,10 @@ def _exchange_facts(exchange: Exchange) -> InFlight:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """One severed connection and what was in flight on it."""
+    """One severed connection: whose it was, and what was in flight on it."""
 
-    connection: Connection
+    identity: Identity
+    tally: Tally
     in_flight: tuple[InFlight, ...]
 
 
@@ -157,6 +184,11 @@ class Connections:
         self._by_agent: dict[AgentRef, set[Connection]] = {}
         self._numbers = itertools.count(1)
         self.count = 0
+        self.held: dict[Connection, None] = {}
+        "The frozen ones, in the order in which they were frozen."
+        self._to_look_at: list[Connection] = []
+        self.on_lost: Callable[[Connection], None] = lambda _: None
+        "Called when a peer of a held connection gives up."
 
     def register(self, identity: Identity, kind: str, host: str, client: Side) -> Connection:
         """Note a connection; nothing may be awaited between the gate's decision and this call."""
@@ -179,6 +211,10 @@ class Connections:
         connection.tally.connections -= 1
         self.count -= 1
         self._tallies.touch(connection.tally)
+        if connection in self.held:
+            del self.held[connection]
+            if not connection.severed:
+                self._lose(connection)
 
     def matching(
         self, agents: Callable[[AgentRef], bool], one: Callable[[Connection], bool]
@@ -201,7 +237,73 @@ class Connections:
         doomed = [connection for connection in connections if not connection.severed]
         for connection in doomed:
             connection.severed = True
-        cuts = [Cut(connection, _facts_of(connection)) for connection in doomed]
+        cuts = [Cut(one.identity, one.tally, facts_of(one)) for one in doomed]
+        self._end(doomed)
+        return cuts
+
+    def freeze(self, connections: Iterable[Connection]) -> None:
+        """Stop them where they stand. A side that cannot be frozen is cut with its connection."""
+        for connection in connections:
+            if connection.held or connection.severed:
+                continue
+            try:
+                connection.held = True
+                self.held[connection] = None
+                connection.residual = _residual(connection)
+                connection.lost = peers_left(connection)
+                for side in _moving_sides(connection):
+                    side.freeze()
+                for drop in tuple(connection.on_freeze):
+                    drop()
+                for task in connection.dials:
+                    connection.dials[task] = True
+                    task.cancel()
+            except Exception:
+                log.exception("a connection could not be frozen: it is cut")
+                self.cut([connection])
+
+    def thaw(self, connections: Iterable[Connection]) -> None:
+        """Let them go on: first what was under way, then the requests that waited."""
+        for connection in connections:
+            if not connection.held or connection.severed:
+                continue
+            try:
+                if peers_left(connection):
+                    self._lose(connection)
+                self.held.pop(connection, None)
+                connection.held = connection.lost = False
+                connection.residual = 0
+                for side in (*connection.upstreams, connection.client):
+                    side.thaw()
+                ask_again(connection)
+            except Exception:
+                log.exception("a connection could not go on: it is cut")
+                self.cut([connection])
+
+    def look_for_lost(self) -> None:
+        """Notice which peers of held connections have given up: nothing is read from them that would tell.
+
+        A call looks at a bounded number of them; the next one goes on from there.
+        """
+        if not self._to_look_at:
+            self._to_look_at = list(self.held)
+        for connection in self._to_look_at[:LOOKED_AT]:
+            if not connection.held or connection.severed:
+                continue
+            if client_left(connection):
+                self.abandon(connection)
+            elif peers_left(connection):
+                self._lose(connection)
+        del self._to_look_at[:LOOKED_AT]
+
+    def abandon(self, connection: Connection) -> None:
+        """The client of a held connection has gone: nobody is there to get an answer, now or later."""
+        if not connection.severed:
+            self._lose(connection)
+            connection.severed = True
+            self._end([connection])
+
+    def _end(self, doomed: list[Connection]) -> None:
         for connection in doomed:
             for side in connection.upstreams:
                 _reset(side)
@@ -211,11 +313,15 @@ class Connections:
             for side in (*connection.upstreams, connection.client):
                 _abort(side)
             self.forget(connection)
-        return cuts
+
+    def _lose(self, connection: Connection) -> None:
+        if not connection.lost and (connection.is_busy or connection.waiters):
+            connection.lost = True
+            self.on_lost(connection)
 
 
-def _facts_of(connection: Connection) -> tuple[InFlight, ...]:
-    # Nothing that is asked for a report may stand in the way of the cut.
+def facts_of(connection: Connection) -> tuple[InFlight, ...]:
+    """Its facts, or none: nothing that is asked for a report may stand in the way of a cut."""
     try:
         return connection.facts()
     except Exception:
@@ -240,17 +346,37 @@ def _abort(side: Side) -> None:
         log.exception("a socket could not be aborted")
 
 
-def describe(tally: Tally, cuts: Iterable[Cut]) -> CutInstance:
-    """What is known of one instance at a kill, whether or not it had a live connection."""
-    own = [cut for cut in cuts if cut.connection.tally is tally]
-    last = tally.last_byte_at
-    return CutInstance(
-        agent=tally.agent,
-        instance=tally.instance,
-        seen_at=tally.last_seen_at,
-        connections_cut=len(own),
-        last_byte_at=datetime.fromtimestamp(last, timezone.utc) if last else None,
-        completed_at=tuple(tally.completed),
-        completed_known=not (tally.forgotten or tally.tunnelled),
-        in_flight=tuple(flight for cut in own for flight in cut.in_flight),
+def _moving_sides(connection: Connection) -> list[Side]:
+    # A client of which nothing is under way may still shake hands and send a request, which then waits.
+    client = [connection.client] if connection.is_busy else []
+    return [*connection.upstreams, *client]
+
+
+def _residual(connection: Connection) -> int:
+    waiting = 0
+    for side in connection.upstreams:
+        queued = sever.queued(side.fileno())
+        waiting += side.unwritten() + (queued.unacknowledged if queued else 0)
+    return waiting
+
+
+def ask_again(connection: Connection) -> None:
+    """Have the requests that wait judged anew, in the order in which they came."""
+    for waiter in connection.waiters:
+        if not waiter.done():
+            waiter.set_result(None)
+
+
+def client_left(connection: Connection) -> bool:
+    """Whether the client of a held connection has gone, as its kernel says."""
+    ending = sever.ending(connection.client.fileno())
+    # A tunnel's client may end one direction and go on listening; one that waits for a response may not.
+    return ending == "reset" or (ending == "ended" and connection.kind != "tunnel")
+
+
+def peers_left(connection: Connection) -> bool:
+    """Whether an upstream of a held connection has given up: it has nothing more to say."""
+    return any(
+        sever.ending(side.fileno()) is not None and not sever.readable(side.fileno())
+        for side in connection.upstreams
     )

@@ -22,12 +22,13 @@ from haltwire_proxy.agent_api import HOST as AGENT_API_HOST
 from haltwire_proxy.agent_api import AgentApi
 from haltwire_proxy.connections import Connection
 from haltwire_proxy.destinations import Dialer, parse_authority
-from haltwire_proxy.enforcer import Enforcer, failed
+from haltwire_proxy.enforcer import Enforcer, HeldUpError, failed
 from haltwire_proxy.head import END_OF_HEAD, MAX_HEAD_BYTES, Head, first_byte_fits, parse_head
 from haltwire_proxy.identity import Identity, identify
 from haltwire_proxy.inspector import Inspector
 from haltwire_proxy.refuse import RefusalRate, response_bytes
-from haltwire_proxy.transport import TunnelEnd, close_gracefully, raw_socket
+from haltwire_proxy.transport import close_gracefully, raw_socket
+from haltwire_proxy.tunnel import TunnelEnd
 
 log = logging.getLogger(__name__)
 HEAD_TIMEOUT_S = 30.0
@@ -131,6 +132,11 @@ class Door(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def freeze(self) -> None:
+        """Nothing: what waits here has no upstream, and its client may give up."""
+
+    thaw = freeze
+
     def _read_head(self) -> None:
         if not first_byte_fits(self._buffer):
             return self._refuse(
@@ -172,12 +178,12 @@ class Door(asyncio.Protocol):
             return self._refuse(Refusal("malformed_request", f"{error}."), identity)
         if host == AGENT_API_HOST:
             return self._serve_agent_api(raw, identity, port, connect=connect)
-        refusal = services.enforcer.decide(identity)
+        decision = services.enforcer.decide(identity)
         inspect = not connect or services.intercepts(identity, host)
-        if refusal is not None:
-            inside = connect and inspect and refusal.kill is not None
+        if isinstance(decision, Refusal):
+            inside = connect and inspect and decision.kill is not None
             if not inside or services.rate.exceeded(identity.agent):
-                return self._refuse(refusal, identity)
+                return self._refuse(decision, identity)
         connection = services.enforcer.connections.register(
             identity, "inspected" if connect else "plain", host, self
         )
@@ -185,12 +191,10 @@ class Door(asyncio.Protocol):
         if inspect:
             return self._hand_over(connection, (host, port) if connect else None, raw)
         connection.kind = "tunnel"
-        connection.tally.requests += 1
-        connection.tally.tunnelled = True
         self._on_data = self._hold_early
         self._hold_early()
         loop = asyncio.get_running_loop()
-        self._task = loop.create_task(self._dial(connection, host, port), name=f"dial {host}")
+        self._task = loop.create_task(self._open(connection, host, port), name=f"dial {host}")
         connection.tasks.append(self._task)
         return None
 
@@ -218,7 +222,21 @@ class Door(asyncio.Protocol):
         if len(self._buffer) > MAX_EARLY_BYTES and self._transport is not None:
             self._transport.pause_reading()
 
-    async def _dial(self, connection: Connection, host: str, port: int) -> None:
+    async def _open(self, connection: Connection, host: str, port: int) -> None:
+        # What a hold interrupts is begun anew: nothing has gone to the upstream yet.
+        try:
+            while self._connection is connection:
+                refusal = await self._services.enforcer.admission(connection)
+                if refusal is None:
+                    with contextlib.suppress(HeldUpError):
+                        refusal = await self._dial(connection, host, port)
+                if refusal is not None:
+                    self._refuse(refusal, connection.identity)
+        except Exception:
+            log.exception("a tunnel could not be opened")
+            self._refuse(failed(), connection.identity)
+
+    async def _dial(self, connection: Connection, host: str, port: int) -> Refusal | None:
         services = self._services
         enforcer = services.enforcer
 
@@ -231,13 +249,9 @@ class Door(asyncio.Protocol):
         up = TunnelEnd(enforcer, connection, upward=False, ended=ended, opened=opened)
         down = TunnelEnd(enforcer, connection, upward=True, ended=ended)
         up.peer, down.peer = down, up
-        try:
-            dialled = await services.dialer.dial(host, port, connection.identity.agent, up)
-            if isinstance(dialled, Refusal):
-                self._refuse(dialled, connection.identity)
-        except Exception:
-            log.exception("a tunnel could not be opened")
-            self._refuse(failed(), connection.identity)
+        dialling = services.dialer.dial(host, port, connection.identity.agent, up)
+        dialled = await enforcer.undisturbed(connection, dialling)
+        return dialled if isinstance(dialled, Refusal) else None
 
     def _join(self, connection: Connection, up: TunnelEnd, down: TunnelEnd) -> None:
         # Within the upstream's connection_made: nothing is read from it or sent to it before this.
@@ -245,13 +259,17 @@ class Door(asyncio.Protocol):
         if transport is None or transport.is_closing():
             up.abort()
             return
-        refusal = self._services.enforcer.decide(connection.identity)
-        if refusal is not None:
+        decision = self._services.enforcer.decide(connection.identity)
+        if decision is not None:
             up.abort()
-            self._refuse(refusal, connection.identity)
+            if isinstance(decision, Refusal):
+                self._refuse(decision, connection.identity)
             return
+        connection.tally.requests += 1
+        connection.tally.tunnelled = True
         connection.upstreams.append(up)
         connection.tasks.clear()
+        connection.dials.clear()
         self._transport = self._task = self._connection = None
         self._on_data = None
         self._services.doors.discard(self)
@@ -302,7 +320,9 @@ class Door(asyncio.Protocol):
             )
             tally.refused += 1
         if self._connection is not None:
-            self._services.enforcer.connections.forget(self._connection)
+            connections = self._services.enforcer.connections
+            connections.thaw([self._connection])  # it has been held, but not given up
+            connections.forget(self._connection)
             self._connection = None
         self._on_data = None
         self._buffer.clear()

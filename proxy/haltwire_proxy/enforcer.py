@@ -1,36 +1,42 @@
 """What a worker enforces: the replica's word on every request and on every live connection.
 
-Applying a message and cutting what it kills happen in one call without an await.
+Applying a message and cutting, freezing or thawing what it names happen in one call without an await.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from haltwire.wire.messages import Ack, Delta, Renewed, Report, Snapshot, TokenRule
-from haltwire.wire.orders import Kill
+from haltwire.wire.orders import CUT, DRAIN, HOLD, Kill
 from haltwire.wire.refusals import Refusal
 
 from haltwire_proxy import gate
-from haltwire_proxy.connections import Connection, Connections, Cut, describe
+from haltwire_proxy.connections import Connection, Connections, Cut, ask_again
+from haltwire_proxy.gate import Held
 from haltwire_proxy.identity import Identity
-from haltwire_proxy.replica import Change, Replica
-from haltwire_proxy.tally import Tallies, Tally
+from haltwire_proxy.replica import Change, Replica, View
+from haltwire_proxy.reporting import Reporting
+from haltwire_proxy.tally import Tallies
 
 log = logging.getLogger(__name__)
-REPORTED_FOR = timedelta(minutes=15)
-"An instance without a live connection is in a kill's report when it was seen within this time."
+
+
+class HeldUpError(Exception):
+    """A hold interrupted what was being opened; it is to be begun again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Enforced:
-    """What applying a message did: first the acknowledgement, then the details."""
+    """What applying a message did: first the acknowledgement, then, put together afterwards, the details."""
 
     ack: Ack
-    reports: tuple[Report, ...]
+    reports: Callable[[], list[Report]]
+    "Asked once, when the acknowledgement is on its way."
 
 
 class Enforcer:
@@ -40,7 +46,11 @@ class Enforcer:
         self.replica = Replica()
         self.tallies = Tallies()
         self.connections = Connections(self.tallies, now)
+        self.connections.on_lost = self._note_lost
+        self.reporting = Reporting(self.tallies, self.connections, now)
         self._boottime = boottime
+        self._ended: frozenset[str] = frozenset()
+        "Drains whose rest has been cut."
         self.now = now
 
     @property
@@ -60,7 +70,7 @@ class Enforcer:
         self.lose_lease()
         return False
 
-    def decide(self, identity: Identity) -> Refusal | None:
+    def decide(self, identity: Identity) -> Refusal | Held | None:
         """None lets the request through. A decision that fails refuses."""
         try:
             view = self.replica.view
@@ -70,6 +80,35 @@ class Enforcer:
         except Exception:
             log.exception("a decision failed")
             return failed()
+
+    async def admission(self, connection: Connection) -> Refusal | None:
+        """Ask for a request of this connection, and wait as long as it is held; None lets it through."""
+        while isinstance(decision := self.decide(connection.identity), Held):
+            if connection.severed:
+                return failed()
+            waiter = asyncio.get_running_loop().create_future()
+            connection.waiters[waiter] = None
+            self.connections.freeze([connection])
+            try:
+                await waiter
+            finally:
+                del connection.waiters[waiter]
+        return decision
+
+    async def undisturbed[T](self, connection: Connection, opening: Awaitable[T]) -> T:
+        """Await what opens an upstream. HeldUpError when a hold came in between: then it was dropped."""
+        task = asyncio.current_task()
+        assert task is not None
+        connection.dials[task] = False
+        try:
+            return await opening
+        except asyncio.CancelledError:
+            # As asyncio.timeout does it: whoever else wants this task ended gets his will.
+            if connection.dials.get(task) and task.uncancel() == 0:
+                raise HeldUpError from None
+            raise
+        finally:
+            connection.dials.pop(task, None)
 
     def lose_lease(self) -> None:
         """Cut everything: what may pass is no longer known."""
@@ -83,60 +122,110 @@ class Enforcer:
         self.replica.renewed(message, self._boottime())
 
     def apply(self, message: Snapshot | Delta) -> Enforced | None:
-        """Put a message in force and cut what it kills. None when it changed nothing."""
+        """Put a message in force and do to live connections what it says. None when it changed nothing."""
         before = self.replica.view
-        change = self.replica.apply(message)
+        change = self.replica.apply(message, self._boottime())
         view = self.replica.view
         if view is None or (view is before and not change.acknowledge):
             return None
+        cuts = self._settle(view, change)
+        for order in change.lifted:
+            if order.mode != HOLD:
+                self.reporting.forget(order)
+        named = set(change.acknowledge)
+        begun = [order for order in view.orders if order.kill_id in named]
+        for order in begun:
+            self.reporting.begin(order, cuts)
+        if isinstance(message, Snapshot):
+            self.reporting.tell_again()
+        ack = Ack(view.epoch, view.revision, tuple(change.acknowledge), len(cuts))
+        return Enforced(ack, lambda: self._first_reports(begun, change.lifted))
+
+    def end_drains(self) -> None:
+        """Cut what is left under drains whose grace is over."""
+        view, drained = self.replica.view, self.replica.drained(self._boottime())
+        fresh = drained - self._ended
+        self._ended = drained
+        if view is None or not fresh:
+            return
+        ended = tuple(order for order in view.orders if order.kill_id in fresh)
+        cuts = self._settle(view, Change(touched=ended))
+        for order in ended:
+            self.reporting.note_cuts(order, cuts)
+
+    def next_drain_end(self) -> float | None:
+        """Seconds until `end_drains` has something to do."""
+        return self.replica.next_drain_end(self._boottime())
+
+    def changed_reports(self) -> list[Report]:
+        """What drains and holds have to tell since they were last asked."""
+        view = self.replica.view
+        return [] if view is None else self.reporting.take_changed(view.orders)
+
+    def _settle(self, view: View, change: Change) -> list[Cut]:
+        """Bring the live connections that a change is about to where the orders want them."""
         try:
-            doomed = self._doomed(change)
+            judged = self._judge(view, change)
         except Exception:
             # The view is in force and will be acknowledged: who is not known to be spared is cut.
             log.exception("whom a change stops could not be told: everything is cut")
-            doomed = self.connections.everything()
-        cuts = self.connections.cut(doomed)
-        ack = Ack(view.epoch, view.revision, tuple(change.acknowledge), len(cuts))
-        named = set(change.acknowledge)
-        reports: tuple[Report, ...] = ()
-        try:
-            reports = tuple(
-                self._report(order, cuts) for order in view.orders if order.kill_id in named
-            )
-        except Exception:
-            log.exception("a report failed; the acknowledgement does not wait for it")
-        return Enforced(ack, reports)
+            judged = [(one, CUT) for one in self.connections.everything()]
+        cuts = self.connections.cut(one for one, mode in judged if mode == CUT)
+        self.connections.freeze(one for one, mode in judged if mode == HOLD)
+        for one, mode in judged:
+            if mode == HOLD:
+                ask_again(one)  # a drain that has come on top refuses what waits
+        drains = [x for x in change.touched if x.mode == DRAIN and x not in change.lifted]
+        for one, mode in judged:
+            # Also one that a hold has frozen: what the drain waits for may yet go on.
+            agent, instance = one.identity.agent, one.identity.instance
+            if mode != CUT and any(order.matches(agent, instance) for order in drains):
+                one.draining = True
+        self.connections.thaw(one for one, mode in judged if mode in (DRAIN, None))
+        return cuts
 
-    def _doomed(self, change: Change) -> list[Connection]:
+    def _judge(self, view: View, change: Change) -> list[tuple[Connection, str | None]]:
         if change.everything:
-            return self.connections.everything()
-        if not change.kills and not change.revoked:
+            return [(one, CUT) for one in self.connections.everything()]
+        if not change.touched and not change.missed and not change.revoked:
             return []
+        drained = self.replica.drained(self._boottime())
+        about = (*change.touched, *change.missed)
 
-        def is_doomed(connection: Connection) -> bool:
-            identity = connection.identity
-            return identity.token_id in change.revoked or any(
-                kill.matches(identity.agent, identity.instance) for kill in change.kills
-            )
+        def mode_of(one: Connection) -> str | None:
+            identity = one.identity
+            agent, instance = identity.agent, identity.instance
+            if identity.token_id in change.revoked:
+                return CUT
+            if any(order.matches(agent, instance) for order in change.missed):
+                return CUT
+            return view.live_mode(agent, instance, drained)
 
-        if change.revoked:
-            return self.connections.matching(lambda _: True, is_doomed)
-        return self.connections.matching(
-            lambda agent: any(kill.selector.matches_agent(agent) for kill in change.kills),
-            is_doomed,
+        concerned = self.connections.matching(
+            lambda agent: (
+                bool(change.revoked) or any(order.selector.matches_agent(agent) for order in about)
+            ),
+            lambda _: True,
         )
+        return [(one, mode_of(one)) for one in concerned]
 
-    def _report(self, kill: Kill, cuts: list[Cut]) -> Report:
-        since = self.now() - REPORTED_FOR
-        own: dict[Tally, list[Cut]] = {
-            tally: [] for tally in self.tallies.matching(kill.matches, since)
-        }
-        for cut in cuts:
-            identity = cut.connection.identity
-            if kill.matches(identity.agent, identity.instance):
-                own.setdefault(cut.connection.tally, []).append(cut)
-        described = tuple(describe(tally, its_cuts) for tally, its_cuts in own.items())
-        return Report(kill.kill_id, self.now(), described)
+    def _first_reports(self, begun: list[Kill], lifted: tuple[Kill, ...]) -> list[Report]:
+        reports = []
+        for order in (*begun, *lifted):
+            try:
+                if order in lifted:
+                    if order.mode == HOLD:
+                        reports.append(self.reporting.take_final(order))
+                else:
+                    reports.append(self.reporting.take(order))
+            except Exception:
+                log.exception("a report failed")
+        return reports
+
+    def _note_lost(self, connection: Connection) -> None:
+        view = self.replica.view
+        if view is not None:
+            self.reporting.note_lost(view.orders, connection)
 
 
 _STALE = "The proxy has no fresh word on who may pass, so nothing passes. It tries again by itself."

@@ -5,13 +5,23 @@ Not knowing is not allowing: whatever raises on the way here, the caller answers
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from haltwire.wire.orders import HOLD, Kill
 from haltwire.wire.refusals import Refusal, killed
 
 from haltwire_proxy.identity import Identity
 from haltwire_proxy.replica import View
 
 
-def decide(view: View, identity: Identity, lease_left_s: float) -> Refusal | None:
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The request has to wait until the order is lifted or becomes a stronger one."""
+
+    kill: Kill
+
+
+def decide(view: View, identity: Identity, lease_left_s: float) -> Refusal | Held | None:
     """Why this identity may not send now, or None when it may.
 
     Checked in this order: the lease is fresh; the token is still good; no order stops the instance.
@@ -32,6 +42,6 @@ def decide(view: View, identity: Identity, lease_left_s: float) -> Refusal | Non
             identity.instance,
         )
     kill = view.deciding(identity.agent, identity.instance)
-    if kill is not None:
-        return killed(kill, agent_uri, identity.instance)
-    return None
+    if kill is None:
+        return None
+    return Held(kill) if kill.mode == HOLD else killed(kill, agent_uri, identity.instance)

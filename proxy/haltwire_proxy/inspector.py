@@ -9,57 +9,43 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Coroutine
+import time
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import cast
 
 from haltwire.wire.refusals import Refusal
 from mitmproxy import certs, connection, master, options
-from mitmproxy.addons import proxyserver, tlsconfig
+from mitmproxy.addons import proxyserver
 from mitmproxy.connection import ConnectionState
-from mitmproxy.proxy import commands, events, layer, layers, mode_specs, server
-from mitmproxy.proxy.layers import tls as tls_layers
+from mitmproxy.proxy import commands, events, layer, mode_specs, server
 from mitmproxy.proxy.layers.http import HTTPMode
+from mitmproxy.proxy.layers.modes import TransparentProxy
 
+from haltwire_proxy import layers, sever
 from haltwire_proxy.addon import Addon, refusal_of
 from haltwire_proxy.authority import BASENAME
 from haltwire_proxy.connections import Connection
 from haltwire_proxy.destinations import Dialer
-from haltwire_proxy.enforcer import Enforcer, failed
-from haltwire_proxy.streams import MAX_PAUSED_EVENTS, Http, RefusedDialError
-from haltwire_proxy.transport import GatedWriter, StreamProtocol, adopt_stream
+from haltwire_proxy.enforcer import Enforcer
+from haltwire_proxy.floods import FloodError, Rest, handled
+from haltwire_proxy.remains import let_go
+from haltwire_proxy.streams import (
+    MAX_WAITING_BYTES,
+    Http,
+    RefusedDialError,
+    hold_up,
+    waiting_bytes,
+)
+from haltwire_proxy.transport import GatedReader, GatedWriter, adopt_stream
+from haltwire_proxy.turnstile import Course, Turnstile
+from haltwire_proxy.upstreams import open_upstream
+from haltwire_proxy.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 _KEY_BITS = 2048  # theirs, for an authority that they would make; ours is there
 LINGER_S = 5.0
 "How long a connection may live on after a refusal: its answer must arrive, its body is discarded."
-
-
-class _TlsConfig(tlsconfig.TlsConfig):
-    """Their TLS set-up with our authority; the store is set, never made from options."""
-
-    def configure(self, updated: set[str]) -> None:
-        """Nothing: see Inspector."""
-
-
-class _Watchdog(server.TimeoutWatchdog):
-    """Their idle timer, which ends with its connection also when that is cut."""
-
-    _task: asyncio.Task[None] | None = None
-    _ended = False
-
-    async def watch(self) -> None:
-        """Their method, remembered."""
-        self._task = asyncio.current_task()
-        if not self._ended:
-            await super().watch()
-
-    def end(self) -> None:
-        """Idempotent; also before it has begun."""
-        self._ended = True
-        if self._task is not None:
-            self._task.cancel()
 
 
 class Inspector:
@@ -77,11 +63,12 @@ class Inspector:
         self.dialer = dialer
         self.addon = addon
         self.handlers: set[asyncio.Task[None]] = set()
+        self.turnstile = Turnstile()
         logging.getLogger("mitmproxy").setLevel(logging.CRITICAL)
         self.master = master.Master(options.Options())
         # Their log records would each cost a write to the loop's self-pipe and can wedge signals.
         self.master._legacy_log_events.uninstall()
-        self.tls = _TlsConfig()
+        self.tls = layers.TlsConfig()
         self.master.addons.add(proxyserver.Proxyserver(), self.tls)
         self.options = self.master.options
         self.options.update(
@@ -103,22 +90,26 @@ class Inspector:
         reader, writer = adopt_stream(transport, self.enforcer, owned, early)
         owned.client = writer
         handler = _Handler(self, owned, reader, writer, destination)
+        writer.when_lost(handler.client_lost)
+        owned.on_freeze.append(handler.drop_unused)
         task = asyncio.get_running_loop().create_task(
-            self._serve(handler, owned), name=f"inspect {owned.host}"
+            self._serve(handler, owned, writer), name=f"inspect {owned.host}"
         )
         owned.tasks.append(task)
         self.handlers.add(task)
         task.add_done_callback(self.handlers.discard)
 
-    async def _serve(self, handler: _Handler, owned: Connection) -> None:
+    async def _serve(self, handler: _Handler, owned: Connection, client: GatedWriter) -> None:
         try:
             await handler.handle_client()
+            await client.settled()
         except asyncio.CancelledError:
             if not owned.severed:
                 raise
         finally:
             handler.abort_all()
             self.enforcer.connections.forget(owned)
+            let_go(handler, owned, handler.course)
 
 
 class _Handler(server.LiveConnectionHandler):
@@ -128,7 +119,7 @@ class _Handler(server.LiveConnectionHandler):
         self,
         inspector: Inspector,
         owned: Connection,
-        reader: asyncio.StreamReader,
+        reader: GatedReader,
         writer: GatedWriter,
         destination: tuple[str, int] | None,
     ) -> None:
@@ -137,13 +128,17 @@ class _Handler(server.LiveConnectionHandler):
         self._owned = owned
         self._linger: asyncio.TimerHandle | None = None
         self._moved = asyncio.Event()
-        self.timeout_watchdog: _Watchdog = _Watchdog(inspector.options.tcp_timeout, self.on_timeout)
+        self._waits: set[asyncio.Task[None]] = set()
+        self.timeout_watchdog: Watchdog = Watchdog(
+            inspector.options.tcp_timeout, self.on_timeout, owned
+        )
+        self.course = Course(inspector.turnstile, owned.identity.agent, self._handle)
         context = self.layer.context
         if destination is None:
             self.layer = Http(context, HTTPMode.regular)
         else:
             context.server.address = destination
-            self.layer = layers.modes.TransparentProxy(context)
+            self.layer = TransparentProxy(context)
         self.client.owned = owned  # type: ignore[attr-defined]
 
     def abort_all(self) -> None:
@@ -153,38 +148,102 @@ class _Handler(server.LiveConnectionHandler):
         self.timeout_watchdog.end()
         while self.wakeup_timer:
             self.wakeup_timer.pop().cancel()
+        for task in self._waits:
+            task.cancel()
         for io in self.transports.values():
             if io.handler is not None:
                 io.handler.cancel()
             if isinstance(io.writer, GatedWriter):
                 io.writer.close()
 
-    async def server_event(self, event: events.Event) -> None:
-        """Their method, with hooks run inline: no task and no loop turn lies between gate and write."""
-        async with self._server_event_lock:
-            self.timeout_watchdog.register_activity()
-            waiting: deque[events.Event] = deque((event,))
-            try:
-                while waiting:
-                    for command in self.layer.handle_event(waiting.popleft()):
-                        # A cut ends sockets, which mitmproxy could take for the end of a response
-                        # without a length, or for a reason to connect anew.
-                        if self._is_severed():
-                            return
-                        self._perform(command, waiting)
-            except Exception:
-                log.exception("inspection failed: the connection is cut")
-                self._inspector.enforcer.connections.cut([self._owned])
-            finally:
-                self._moved.set()
+    def client_lost(self) -> None:
+        """The client's socket has ended; while it is held, nobody would hear of it otherwise."""
+        if self._owned.held:
+            self._inspector.enforcer.connections.abandon(self._owned)
 
-    def _perform(self, command: commands.Command, waiting: deque[events.Event]) -> None:
+    def drop_unused(self) -> None:
+        """A freeze: upstreams that are not in use are let go of, since their peers would not wait for us.
+
+        One that is idle is closed; one that is not ready is reset, and opened anew by who asked for it.
+        """
+        http = next((one for one in self.layer.context.layers if isinstance(one, Http)), None)
+        used = [exchange.upstream for exchange in self._owned.exchanges]
+        for target, io in self.transports.items():
+            side = io.writer
+            if target is self.client or not isinstance(side, GatedWriter) or io.handler is None:
+                continue
+            if http.awaits(target) if http else target.tls and not target.tls_established:
+                hold_up(target)
+                sever.reset(side.fileno())
+                side.abort()
+            elif http is None or side in used:
+                continue
+            target.state = ConnectionState.CLOSED
+            io.handler.cancel()
+
+    async def handle_connection(
+        self, connection: connection.Connection, opened: events.Event | None = None
+    ) -> None:
+        """Their method, but it ends only what it began: the same upstream may be opened anew meanwhile."""
+        io = self.transports[connection]
+        cancelled = None
+        try:
+            if opened is not None:
+                await self.server_event(opened)
+            while io.reader is not None and (data := await io.reader.read(65535)):
+                await self.server_event(events.DataReceived(connection, data))
+                await self.drain_writers()
+        except OSError:
+            pass
+        except asyncio.CancelledError as error:
+            cancelled = error
+        if connection is self.client and self._owned.waiters:
+            # Whoever stops sending while a request of his waits wants nothing more.
+            self._inspector.enforcer.connections.abandon(self._owned)
+        if cancelled is None and not self._is_severed():
+            connection.state &= ~ConnectionState.CAN_READ
+        else:
+            connection.state = ConnectionState.CLOSED
+        try:
+            await self.server_event(events.ConnectionClosed(connection))
+            if connection.state is ConnectionState.CAN_WRITE:
+                await asyncio.Event().wait()
+        except asyncio.CancelledError as error:
+            cancelled = error
+        if io.writer is not None:
+            io.writer.close()
+        if self.transports.get(connection) is io:
+            del self.transports[connection]
+        if cancelled is not None:
+            del io, cancelled  # what is raised refers to this frame, and this frame would to it
+            raise asyncio.CancelledError
+
+    def server_event(self, event: events.Event) -> Coroutine[None, None, None]:
+        """Their method, in turn with the other connections."""
+        return self.course.take(event)
+
+    def _handle(self, event: events.Event) -> Iterator[None]:
+        """With hooks run inline: no task and no loop turn lies between gate and write, but where this yields."""
+        self.timeout_watchdog.register_activity()
+        try:
+            is_over = self._inspector.turnstile.is_over
+            yield from handled(self.layer, event, self._perform, self._is_severed, is_over)
+        except FloodError as flood:
+            log.warning("%s: the connection is cut", flood)
+            self._inspector.enforcer.connections.cut([self._owned])
+        except Exception:
+            log.exception("inspection failed: the connection is cut")
+            self._inspector.enforcer.connections.cut([self._owned])
+        finally:
+            self._moved.set()
+
+    def _perform(self, command: commands.Command, done: list[events.Event]) -> None:
         if isinstance(command, commands.StartHook):
             unfinished = self._run_hook(command)
             if unfinished is not None:
                 self._await_hook(command, unfinished)
             elif command.blocking:
-                waiting.append(events.HookCompleted(command))
+                done.append(events.HookCompleted(command))
         elif isinstance(command, commands.OpenConnection):
             task = asyncio.get_running_loop().create_task(
                 self.open_connection(command), name="upstream"
@@ -194,7 +253,7 @@ class _Handler(server.LiveConnectionHandler):
         elif isinstance(command, commands.RequestWakeup):
             timer = asyncio.get_running_loop().create_task(self.wakeup(command), name="wakeup")
             self.wakeup_timer.add(timer)
-        elif isinstance(command, commands.Log):
+        elif isinstance(command, (commands.Log, Rest)):
             pass
         elif not isinstance(command, commands.ConnectionCommand):
             raise RuntimeError(f"unexpected command {command}")
@@ -235,7 +294,7 @@ class _Handler(server.LiveConnectionHandler):
 
     def _is_full(self, *, upward: bool) -> bool:
         return any(
-            (upward and len(one._paused_event_queue) > MAX_PAUSED_EVENTS)
+            (upward and waiting_bytes(one) > MAX_WAITING_BYTES)
             or (isinstance(one, Http) and one.is_full(upward=upward))
             for one in self.layer.context.layers
         )
@@ -250,6 +309,7 @@ class _Handler(server.LiveConnectionHandler):
         async def finish() -> None:
             try:
                 await unfinished
+                self._note_refusal(hook)
                 await self.server_event(events.HookCompleted(hook))
             except Exception:
                 log.exception("a hook failed: the connection is cut")
@@ -259,25 +319,36 @@ class _Handler(server.LiveConnectionHandler):
 
         task = asyncio.get_running_loop().create_task(finish(), name=f"hook {hook.name}")
         self._owned.tasks.append(task)
+        if hook.name == "requestheaders":
+            self._waits.add(task)
+            task.add_done_callback(self._waits.discard)
 
     def _run_hook(self, hook: commands.StartHook) -> Coroutine[None, None, None] | None:
         name = hook.name
         if name == "next_layer":
-            _next_layer(cast("layer.NextLayer", hook.args()[0]))
+            layers.choose(cast("layer.NextLayer", hook.args()[0]))
         elif name in _TLS_HOOKS:
             getattr(self._inspector.tls, name)(*hook.args())
         else:
             run = getattr(self._inspector.addon, name, None)
             if run is not None:
                 unfinished: Coroutine[None, None, None] | None = run(*hook.args())
-                if name == "requestheaders" and refusal_of(hook.args()[0]) is not None:
-                    self._end_soon()
+                self._note_refusal(hook)
                 return unfinished
         return None
 
-    def _end_soon(self) -> None:
-        if self._linger is None:
-            self._linger = asyncio.get_running_loop().call_later(LINGER_S, self._owned.client.abort)
+    def _note_refusal(self, hook: commands.StartHook) -> None:
+        refused = hook.name == "requestheaders" and refusal_of(hook.args()[0]) is not None
+        if refused and self._linger is None:
+            self._linger = asyncio.get_running_loop().call_later(LINGER_S, self._end)
+
+    def _end(self) -> None:
+        # What may still finish beside what was refused, or stands still, goes on.
+        owned = self._owned
+        if owned.exchanges or owned.waiters or (owned.held and owned.client.unwritten()):
+            self._linger = asyncio.get_running_loop().call_later(LINGER_S, self._end)
+        else:
+            self._owned.client.abort()
 
     async def open_connection(self, command: commands.OpenConnection) -> None:
         """Their method with our dialer; a fault ends the connection, which would else wait for ever."""
@@ -288,53 +359,35 @@ class _Handler(server.LiveConnectionHandler):
             self._inspector.enforcer.connections.cut([self._owned])
 
     async def _open(self, command: commands.OpenConnection) -> None:
-        # The gate is asked before the dial, since bytes that are neither TLS nor HTTP come here
-        # unjudged, and again once the dial is done.
-        inspector, owned, target = self._inspector, self._owned, command.connection
-        address = target.address
-        refusal = inspector.enforcer.decide(owned.identity)
-        transport = None
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=64 * 1024, loop=loop)
-        protocol = StreamProtocol(reader, loop=loop)
-        if address is None:
-            refusal = failed()
-        elif refusal is None:
-            host, port = address[:2]
-            dialled = await inspector.dialer.dial(host, port, owned.identity.agent, protocol)
-            if isinstance(dialled, Refusal):
-                refusal = dialled
-            else:
-                transport = dialled
-                refusal = inspector.enforcer.decide(owned.identity)
-        if transport is None or refusal is not None or self._is_severed():
-            if transport is not None:
-                transport.abort()
-            self._not_opened(target)
-            text = RefusedDialError.of(refusal or failed())
+        owned, target = self._owned, command.connection
+        opened = await open_upstream(
+            self._inspector.enforcer, self._inspector.dialer, owned, target.address
+        )
+        if isinstance(opened, Refusal):
+            self.transports.pop(target, None)
+            _drop_task(owned)
+            text = RefusedDialError.of(opened)
             target.error = text
             await self.server_event(events.OpenConnectionCompleted(command, text))
             return
-        writer = GatedWriter(transport, protocol, reader, inspector.enforcer, owned, upward=True)
+        reader, writer = opened
         owned.upstreams[:] = [side for side in owned.upstreams if side.fileno() >= 0]
         owned.upstreams.append(writer)
         target.side = writer
+        if not target.tls and not self.client.tls:
+            target.alpn = self.client.alpn  # HTTP/2 without TLS goes on as it came
         target.state = ConnectionState.OPEN
-        target.peername = transport.get_extra_info("peername")
-        target.sockname = transport.get_extra_info("sockname")
+        target.timestamp_start = time.time()  # else a layer behind an upgrade would open it again
+        target.peername = writer.get_extra_info("peername")
+        target.sockname = writer.get_extra_info("sockname")
         self.transports[target] = server.ConnectionIO(asyncio.current_task(), reader, writer)
         try:
-            await self.server_event(events.OpenConnectionCompleted(command, None))
-            await self.handle_connection(target)
+            await self.handle_connection(target, events.OpenConnectionCompleted(command, None))
         finally:
             _drop_task(owned)
 
     def _is_severed(self) -> bool:
         return self._owned.severed  # asked anew after every await
-
-    def _not_opened(self, target: connection.Connection) -> None:
-        self.transports.pop(target, None)
-        _drop_task(self._owned)
 
 
 def _drop_task(owned: Connection) -> None:
@@ -344,23 +397,3 @@ def _drop_task(owned: Connection) -> None:
 
 
 _TLS_HOOKS = frozenset({"tls_clienthello", "tls_start_client", "tls_start_server"})
-
-
-def _next_layer(undecided: layer.NextLayer) -> None:
-    """What speaks inside a CONNECT that we read: TLS, then HTTP; else bytes, passed on unread."""
-    context, data = undecided.context, undecided.data_client()
-    inside_tls = any(isinstance(done, tls_layers.ClientTLSLayer) for done in context.layers)
-    if not data:
-        return
-    if not inside_tls and data[0] == 0x16:
-        outer = tls_layers.ServerTLSLayer(context)
-        outer.child_layer = tls_layers.ClientTLSLayer(context)
-        undecided.layer = outer
-    elif context.client.alpn in (b"h2", b"http/1.1", b"http/1.0") or data[:3].isalpha():
-        undecided.layer = Http(context, HTTPMode.transparent)
-    else:
-        owned: Connection = context.client.owned  # type: ignore[attr-defined]
-        owned.kind = "tunnel"  # its receipt must not say that all of it was read
-        owned.tally.requests += 1
-        owned.tally.tunnelled = True
-        undecided.layer = layers.TCPLayer(context, ignore=True)

@@ -12,13 +12,22 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import aiohttp
 from haltwire import __version__
 from haltwire.wire import messages
-from haltwire.wire.messages import Bye, Delta, Hello, Renew, Renewed, Snapshot, Usage
+from haltwire.wire.messages import (
+    Bye,
+    Delta,
+    Hello,
+    Renew,
+    Renewed,
+    Report,
+    Snapshot,
+    Usage,
+)
 
 from haltwire_proxy.clock import boottime, utc_now
 from haltwire_proxy.enforcer import Enforcer
@@ -57,6 +66,7 @@ class Link:
         self._new = asyncio.Event()
         enforcer.tallies.on_new = self._new.set
         self._expiry: asyncio.TimerHandle | None = None
+        self._drain_end: asyncio.TimerHandle | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
 
     async def run(self) -> None:
@@ -124,9 +134,9 @@ class Link:
                 await self._renew_now(connected)
                 await self._report_all(connected)
             if enforced is not None:
+                self._watch_drains()
                 await connected.send_str(messages.dumps(enforced.ack))
-                for report in enforced.reports:
-                    await connected.send_str(messages.dumps(report))
+                await self._send_reports(connected, enforced.reports())
             if self._enforcer.replica.needs_snapshot:
                 log.warning("a change was missed: asking for a snapshot")
                 await connected.close()
@@ -146,6 +156,20 @@ class Link:
         # The timer's clock stops in suspend; the lease's does not. Never the other way round.
         if self._enforcer.may_pass():
             self._watch_lease()
+
+    def _watch_drains(self) -> None:
+        if self._drain_end is not None:
+            self._drain_end.cancel()
+            self._drain_end = None
+        left = self._enforcer.next_drain_end()
+        if left is not None:
+            loop = asyncio.get_running_loop()
+            self._drain_end = loop.call_later(left + 0.001, self._end_drains)
+
+    def _end_drains(self) -> None:
+        self._enforcer.end_drains()
+        self._new.set()
+        self._watch_drains()
 
     async def _renew(self, connected: aiohttp.ClientWebSocketResponse) -> None:
         while True:
@@ -172,6 +196,8 @@ class Link:
                 async with asyncio.timeout(USAGE_EVERY_S):
                     await self._new.wait()
             self._new.clear()
+            self._enforcer.connections.look_for_lost()
+            await self._send_reports(connected, self._enforcer.changed_reports())
             tallies = self._enforcer.tallies
             instances, mismatches = tallies.take_changes(), tallies.take_mismatches()
             if instances or mismatches:
@@ -186,6 +212,13 @@ class Link:
                         )
                     )
                 )
+
+    @staticmethod
+    async def _send_reports(
+        connected: aiohttp.ClientWebSocketResponse, reports: Iterable[Report]
+    ) -> None:
+        for report in reports:
+            await connected.send_str(messages.dumps(report))
 
     async def _report_all(self, connected: aiohttp.ClientWebSocketResponse) -> None:
         self._sequence += 1

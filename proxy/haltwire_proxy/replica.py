@@ -6,12 +6,12 @@ takes `Replica.view` once per decision; a message swaps in a new one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from haltwire.wire.messages import Delta, Renewed, Snapshot, TokenRule
 from haltwire.wire.names import AgentRef
-from haltwire.wire.orders import Kill, deciding_kill
+from haltwire.wire.orders import DRAIN, HOLD, Kill, deciding_kill, live_mode
 
 # Above what one worker serves at once; a decision is a few hundred bytes.
 _MAX_DECISIONS = 10_000
@@ -36,7 +36,7 @@ class View:
     )
 
     def deciding(self, agent: AgentRef, instance: str) -> Kill | None:
-        """The kill that stops this instance, or None. Remembered, so that many orders cost nothing."""
+        """The order that decides on a new request, or None. Remembered, so that many orders cost nothing."""
         key = (agent, instance)
         try:
             return self._decisions[key]
@@ -44,17 +44,28 @@ class View:
             pass
         if len(self._decisions) >= _MAX_DECISIONS:
             self._decisions.clear()
-        candidates = (*self.by_agent.get(agent.segments, ()), *self.globs)
-        kill = self._decisions[key] = deciding_kill(candidates, agent, instance)
+        kill = self._decisions[key] = deciding_kill(self._about(agent), agent, instance)
         return kill
+
+    def live_mode(self, agent: AgentRef, instance: str, drained: Container[str]) -> str | None:
+        """What becomes of the instance's live connections; `drained`: drains whose grace is over."""
+        matching = (order for order in self._about(agent) if order.matches(agent, instance))
+        return live_mode(matching, drained)
+
+    def _about(self, agent: AgentRef) -> tuple[Kill, ...]:
+        return (*self.by_agent.get(agent.segments, ()), *self.globs)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """What an applied message means for live connections and for its acknowledgement."""
 
-    kills: tuple[Kill, ...] = ()
-    "Orders whose live connections are to be severed: new, strengthened, or issued and lifted unseen."
+    touched: tuple[Kill, ...] = ()
+    "Orders put in force, changed or lifted: what becomes of the live connections they match is asked anew."
+    missed: tuple[Kill, ...] = ()
+    "Cuts and drains issued and lifted unseen: the live connections that they match are to be severed."
+    lifted: tuple[Kill, ...] = ()
+    "Orders that are no longer in force."
     acknowledge: tuple[str, ...] = ()
     "Ids of the orders that this message put in force or changed."
     revoked: tuple[str, ...] = ()
@@ -74,12 +85,26 @@ class Replica:
         self.needs_snapshot = True
         "Whether a delta is missing, or nothing has been applied yet: only a snapshot helps."
         self._lease_end_boot = 0.0
+        self._drain_ends: dict[str, float] = {}
+        "When the grace of each drain in force is over, by its id: counted from when it was applied here."
 
-    def apply(self, message: Snapshot | Delta) -> Change:
+    def apply(self, message: Snapshot | Delta, now_boot: float) -> Change:
         """Put a message in force; what cannot be applied changes nothing."""
         if isinstance(message, Snapshot):
-            return self._apply_snapshot(message)
-        return self._apply_delta(message)
+            change = self._apply_snapshot(message)
+        else:
+            change = self._apply_delta(message)
+        self._note_drains(change, now_boot)
+        return change
+
+    def drained(self, now_boot: float) -> frozenset[str]:
+        """Ids of the drains whose grace is over."""
+        return frozenset(kill_id for kill_id, end in self._drain_ends.items() if end <= now_boot)
+
+    def next_drain_end(self, now_boot: float) -> float | None:
+        """Seconds until the next grace is over; None when none runs."""
+        running = [end - now_boot for end in self._drain_ends.values() if end > now_boot]
+        return min(running, default=None)
 
     def renewed(self, message: Renewed, now_boot: float) -> None:
         """Take a lease, if it is for what is in force here. It never shortens an earlier one.
@@ -113,9 +138,12 @@ class Replica:
         if not same_epoch:
             self._lease_end_boot = 0.0
         changed = [order for order in view.orders if before.get(order.kill_id) != order]
-        severed = [order for order in changed if _stops_more(before.get(order.kill_id), order)]
+        kept = {order.kill_id for order in view.orders}
+        lifted = tuple(order for kill_id, order in before.items() if kill_id not in kept)
         return Change(
-            kills=(*severed, *message.lifted_since),
+            touched=(*changed, *lifted),
+            missed=tuple(o for o in message.lifted_since if _severs(o, before.get(o.kill_id))),
+            lifted=lifted,
             acknowledge=tuple(order.kill_id for order in changed),
             revoked=_lost(old, view) if old is not None else (),
             everything=old is not None and not same_epoch,
@@ -130,11 +158,29 @@ class Replica:
             return NO_CHANGE
         before = {order.kill_id: order for order in old.orders}
         self.view = view = _advanced(old, before, message)
+        lifted = tuple(before[kill_id] for kill_id in message.lifted if kill_id in before)
         return Change(
-            kills=tuple(o for o in message.kills if _stops_more(before.get(o.kill_id), o)),
+            touched=(*message.kills, *lifted),
+            missed=tuple(
+                o for o in message.kills if o.kill_id in message.lifted and o.mode != HOLD
+            ),
+            lifted=lifted,
             acknowledge=tuple(dict.fromkeys(order.kill_id for order in message.kills)),
             revoked=tuple(dict.fromkeys((*message.revoked, *_lost(old, view)))),
         )
+
+    def _note_drains(self, change: Change, now_boot: float) -> None:
+        if change.everything:
+            self._drain_ends.clear()
+        for order in change.touched:
+            if order.mode != DRAIN:
+                self._drain_ends.pop(order.kill_id, None)
+                continue
+            end = now_boot + (order.grace_s or 0.0)
+            # A drain ordered again can only end sooner.
+            self._drain_ends[order.kill_id] = min(end, self._drain_ends.get(order.kill_id, end))
+        for order in change.lifted:
+            self._drain_ends.pop(order.kill_id, None)
 
 
 def _indexed(message: Snapshot) -> View:
@@ -198,14 +244,9 @@ def _without(orders: tuple[Kill, ...], kill_ids: set[str]) -> tuple[Kill, ...]:
     return tuple(order for order in orders if order.kill_id not in kill_ids)
 
 
-def _stops_more(old: Kill | None, new: Kill) -> bool:
-    """Whether live connections that `old` let be must now be severed."""
-    return (
-        old is None
-        or new.selector != old.selector
-        or new.mode != old.mode
-        or not set(old.excepted) <= set(new.excepted)
-    )
+def _severs(missed: Kill, known: Kill | None) -> bool:
+    """Whether an order that was lifted unseen has to sever what it covered; `known`: as it was enforced here."""
+    return missed.mode != HOLD and missed != known
 
 
 def _lost(old: View, new: View) -> tuple[str, ...]:

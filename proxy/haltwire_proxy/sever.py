@@ -22,6 +22,8 @@ UPSTREAM_SEND_BUFFER = 256 * 1024
 _LINGER_RESET = struct.pack("ii", 1, 0)
 _LINGER_OFF = struct.pack("ii", 0, 0)
 _SIOCOUTQNSD = 0x894B  # linux/sockios.h: bytes that have not been sent at all
+_ENDINGS = {7: "reset", 8: "ended", 9: "ended", 11: "ended"}
+"States of tcp_info (include/net/tcp_states.h): CLOSE; CLOSE_WAIT, LAST_ACK, CLOSING."
 _LINUX = sys.platform == "linux"
 # Linux doubles the value and counts its own overhead within it.
 _SEND_BUFFER = struct.pack("i", UPSTREAM_SEND_BUFFER // (2 if _LINUX else 1))
@@ -85,6 +87,24 @@ def holds_bytes(fd: int) -> bool:
         return _ioctl(fd, termios.TIOCOUTQ) > 0
     except OSError:
         return False
+
+
+def ending(fd: int) -> str | None:
+    """Whether the peer has `reset` the connection or `ended` its direction; None when it has not, or nobody can tell."""
+    if not _LINUX or fd < 0:
+        return None
+    state, length = ctypes.create_string_buffer(1), ctypes.c_uint(1)
+    if _libc.getsockopt(fd, socket.IPPROTO_TCP, socket.TCP_INFO, state, ctypes.byref(length)) != 0:
+        return None
+    return _ENDINGS.get(state.raw[0])
+
+
+def readable(fd: int) -> int:
+    """Bytes that have arrived and are not read yet."""
+    try:
+        return _ioctl(fd, termios.FIONREAD)
+    except OSError:
+        return 0
 
 
 def _set(sock: socket.socket, option: int, value: bytes) -> None:

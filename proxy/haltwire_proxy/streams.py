@@ -10,13 +10,25 @@ from collections.abc import Generator
 from functools import partial
 from typing import Any
 
+from h2.stream import StreamClosedBy
 from haltwire.wire.refusals import Refusal
 from mitmproxy import connection, flow
+from mitmproxy.http import HTTPFlow
 from mitmproxy.proxy import commands, events, layer
-from mitmproxy.proxy.layers.http import HttpLayer, HttpStream, SendHttp
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers.http import (
+    DropStream,
+    HttpLayer,
+    HTTPMode,
+    HttpStream,
+    RegisterHttpConnection,
+    SendHttp,
+)
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     RequestData,
+    RequestHeaders,
+    RequestProtocolError,
     ResponseData,
     ResponseEndOfMessage,
     ResponseHeaders,
@@ -26,16 +38,31 @@ from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
 from mitmproxy.proxy.layers.http._http1 import Http1Connection, Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Connection
 
-from haltwire_proxy.addon import attach, refusal_of, refusal_response
+from haltwire_proxy.addon import (
+    attach,
+    complete,
+    end,
+    give_up,
+    has_given_up,
+    keep_back,
+    refusal_of,
+    refusal_response,
+)
 from haltwire_proxy.agent_api import MAX_BODY_BYTES
+from haltwire_proxy.floods import Rest, pieces
 from haltwire_proxy.head import MAX_HEAD_BYTES
 from haltwire_proxy.refuse import response_bytes
 from haltwire_proxy.transport import GatedWriter
 
 MAX_PIPELINED_BYTES = 64 * 1024
 "What is read of requests behind the one that is being answered."
-MAX_PAUSED_EVENTS = 64
-"What is read, in pieces of at most 64 KiB, for a request whose upstream is still being dialled."
+MAX_WAITING_BYTES = 128 * 1024
+"What is read for a request that waits: for a hold to end, or for its upstream."
+_PIECE_BYTES = 512
+"What each piece of it costs us beside its bytes, generously."
+_ENDED = (StreamClosedBy.SEND_END_STREAM, StreamClosedBy.RECV_END_STREAM)
+_JOINED_BYTES = 16 * 1024
+"Smaller pieces are joined: a body can come in chunks of one byte."
 MAX_HELD_BYTES = 4 * 1024 * 1024
 "What is kept for HTTP/2 windows that are shut before we stop reading for them."
 
@@ -53,12 +80,47 @@ class RefusedDialError(str):
         return text
 
 
+def waiting_bytes(one: layer.Layer) -> int:
+    """What has been read for a layer that waits for something."""
+    waiting = one._paused_event_queue
+    return sum(_PIECE_BYTES + len(getattr(event, "data", b"")) for event in waiting)
+
+
+def hold_up(upstream: connection.Connection) -> None:
+    """Note that a hold has dropped this upstream before it was ready."""
+    upstream.held_up = True  # type: ignore[attr-defined]
+
+
+def was_held_up(upstream: connection.Connection) -> bool:
+    """Whether it was a hold that ended it; asked once."""
+    held_up = getattr(upstream, "held_up", False)
+    upstream.held_up = False  # type: ignore[attr-defined]
+    return bool(held_up)
+
+
 class Http(HttpLayer):
     """Their HTTP layer with bounds, and with streams that can refuse at once."""
 
+    def __init__(self, context: Context, mode: HTTPMode) -> None:
+        super().__init__(context, mode)
+        self.ended: list[layer.Layer] = []
+        "Streams that were alive when the client ended."
+        self._answered: dict[int, HTTPFlow] = {}
+        "Requests of an HTTP/2 client whose response has been read, until the client's window has let it go."
+
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         """Their method; then a head, or a line of chunked coding, that does not end is not waited for."""
-        yield from super()._handle_event(event)
+        if isinstance(event, events.ConnectionClosed) and event.connection is self.context.client:
+            self.ended += self.streams.values()
+        parts = pieces(event)
+        for part in parts:
+            if isinstance(part, events.ConnectionEvent) and part.connection not in self.connections:
+                return  # a hold, or what came before, has dropped it
+            yield from super()._handle_event(part)
+            if len(parts) > 1:
+                yield Rest()
+        if self._answered:
+            self._complete()
         if not isinstance(event, events.DataReceived):
             return
         http1 = self.protocol(event.connection)
@@ -76,9 +138,41 @@ class Http(HttpLayer):
 
     def make_stream(self, stream_id: int) -> layer.CommandGenerator[None]:
         """Their method with our stream class."""
-        stream = _Stream(self.context.fork(), stream_id)
+        stream = _Stream(self, stream_id)
         self.streams[stream_id] = stream
         yield from self.event_to_child(stream, events.Start())
+
+    def answered(self, stream_id: int, flow: HTTPFlow, framing: Http2Connection) -> None:
+        """The flow's response has been read, and some of it may be kept back."""
+        self._answered[stream_id] = flow
+        keep_back(flow, lambda: bool(framing.h2_conn.stream_buffers.get(stream_id)))
+
+    def _complete(self) -> None:
+        framing = self.protocol(self.context.client)
+        if not isinstance(framing, Http2Connection):
+            return
+        for stream_id, answered in tuple(self._answered.items()):
+            if framing.h2_conn.stream_buffers.get(stream_id):
+                continue
+            del self._answered[stream_id]
+            how = framing.h2_conn._stream_closed_by(stream_id)
+            if framing.is_closed(stream_id) and how not in _ENDED:
+                end(answered)  # reset: the client has not got all of it
+            else:
+                complete(answered)
+
+    def register_connection(self, command: RegisterHttpConnection) -> layer.CommandGenerator[None]:
+        """Their method, but an upstream that a hold has dropped is asked for anew; who waits for it sees nothing."""
+        if not was_held_up(command.connection):
+            yield from super().register_connection(command)
+            return
+        del self.connections[command.connection]
+        for asked in self.waiting_for_establishment.pop(command.connection):
+            yield from self.get_connection(asked)
+
+    def awaits(self, upstream: connection.Connection) -> bool:
+        """Whether the upstream is not ready yet, and somebody waits for it."""
+        return upstream in self.waiting_for_establishment
 
     def protocol(self, of: connection.Connection) -> Http1Connection | Http2Connection | None:
         """What frames the messages on this connection."""
@@ -99,7 +193,7 @@ class Http(HttpLayer):
             return True
         if not upward:
             return False
-        if any(len(one._paused_event_queue) > MAX_PAUSED_EVENTS for one in self.streams.values()):
+        if any(waiting_bytes(one) > MAX_WAITING_BYTES for one in self.streams.values()):
             return True
         http1 = self.protocol(client)
         return (
@@ -119,29 +213,70 @@ def held_bytes(http2: Http2Connection) -> int:
     return waiting
 
 
+def kept_back(http2: Http2Connection, stream_id: int) -> int | None:
+    """What HTTP/2 keeps back of one request for its peer's window; None when it has not let it begin.
+
+    `stream_id` is the client's.
+    """
+    if stream_id in getattr(http2, "stream_queue", {}):
+        return None
+    theirs = getattr(http2, "our_stream_id", {}).get(stream_id, 0)
+    return sum(len(piece.data) for piece in http2.h2_conn.stream_buffers.get(theirs) or ())
+
+
 class _Stream(HttpStream):
     """A stream that answers a refusal in requestheaders at once, not after the whole body."""
 
+    def __init__(self, http: Http, stream_id: int) -> None:
+        super().__init__(http.context.fork(), stream_id)
+        self._http = http
+        self._answered = False
+
+    def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """Their method; what comes while it waits is kept in few pieces, and a reset ends the wait.
+
+        A reset that came in one read with its request would else never be seen.
+        """
+        if isinstance(event, RequestHeaders) and self._is_reset():
+            yield DropStream(self.stream_id)
+            return
+        if self._paused and isinstance(event, RequestData) and self._join(event):
+            return
+        yield from super().handle_event(event)
+        if self._paused and isinstance(event, RequestProtocolError):
+            give_up(self.flow)
+
     def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
         """Called by them after each hook."""
+        if has_given_up(self.flow):
+            yield from self._drop()
+            return True
         refusal = refusal_of(self.flow)
-        if refusal is None:
+        if refusal is None or self._answered:
             return (yield from super().check_killed(emit_error_hook))
         yield from self._answer(refusal)
         return True
 
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
-        """Their method; then it is known over which socket the request goes."""
+        """Their method; then it is known over which socket the request goes, if it still does."""
         opened = yield from super().make_server_connection()
+        if opened and (yield from self.check_killed(True)):
+            return False  # its client has gone while the upstream was opened
         side = getattr(self.context.server, "side", None)
         if opened and isinstance(side, GatedWriter):
-            http = self.context.layers[self.context.layers.index(self) - 1]
-            framing = http.protocol(self.context.server) if isinstance(http, Http) else None
+            framing = self._http.protocol(self.context.server)
             if isinstance(framing, Http2Connection):
-                attach(self.flow, side, partial(held_bytes, framing))
+                attach(self.flow, side, partial(kept_back, framing, self.stream_id))
             else:
                 attach(self.flow, side)
         return opened
+
+    def send_response(self, already_streamed: bool = False) -> layer.CommandGenerator[None]:
+        """Their method; what an HTTP/2 client's window keeps back is not passed on yet."""
+        framing = self._http.protocol(self.context.client)
+        if isinstance(framing, Http2Connection):
+            self._http.answered(self.stream_id, self.flow, framing)
+        yield from super().send_response(already_streamed)
 
     def state_stream_response_body(self, event: events.Event) -> layer.CommandGenerator[None]:
         """Their method, but a reset is not the end of a response without a length."""
@@ -187,8 +322,10 @@ class _Stream(HttpStream):
             yield from self._answer(refusal)
             return
         yield from super().handle_protocol_error(event)
+        end(self.flow)
 
     def _answer(self, refusal: Refusal) -> Generator[commands.Command, Any, None]:
+        self._answered = True
         response = refusal_response(refusal, body=self.flow.request.method != "HEAD")
         body = response.raw_content or b""
         client = self.context.client
@@ -199,5 +336,20 @@ class _Stream(HttpStream):
         if body:
             yield SendHttp(ResponseData(self.stream_id, body), client)
         yield SendHttp(ResponseEndOfMessage(self.stream_id), client)
+        yield from self._drop()
+
+    def _drop(self) -> layer.CommandGenerator[None]:
         self.flow.live = False
         self.client_state = self.server_state = self.state_errored
+        yield DropStream(self.stream_id)
+
+    def _is_reset(self) -> bool:
+        framing = self._http.protocol(self.context.client)
+        return isinstance(framing, Http2Connection) and framing.is_closed(self.stream_id)
+
+    def _join(self, more: RequestData) -> bool:
+        last = self._paused_event_queue[-1] if self._paused_event_queue else None
+        if not isinstance(last, RequestData) or len(last.data) > _JOINED_BYTES:
+            return False
+        last.data += more.data
+        return True

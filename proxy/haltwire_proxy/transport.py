@@ -1,11 +1,12 @@
-"""The sockets under tunnels and under mitmproxy: every forwarding write asks for the lease and is counted.
+"""The sockets under mitmproxy: every forwarding write asks for the lease and is counted, and any can freeze.
 
-A tunnel is two protocols that write to each other; an inspected connection is a stream pair.
+Frozen, a socket is read no more and gives nothing of what has been read; what is to be written waits in order.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Callable
@@ -17,10 +18,6 @@ from haltwire_proxy.enforcer import Enforcer
 
 HIGH_WATER = 64 * 1024
 "Bytes that we buffer for a slow reader before we stop reading for it."
-HALF_CLOSED_S = 120.0
-"How long, to a hundredth, a tunnel with one direction ended may be still: who has gone and who waits look alike."
-DRAINED_S = 0.05
-"How often an ended upstream is asked whether its peer has everything."
 
 
 def raw_socket(transport: asyncio.BaseTransport) -> socket.socket:
@@ -35,165 +32,82 @@ def close_gracefully(transport: asyncio.Transport) -> None:
         transport.close()
 
 
-class TunnelEnd(asyncio.Protocol):
-    """One end of a tunnel; what it reads, its peer writes."""
+class _Reading(asyncio.ReadTransport):
+    """A transport's reading: it stops for each who wants it stopped and goes on when nobody does.
 
-    peer: TunnelEnd
+    A StreamReader that has been full goes on reading by itself, frozen or not.
+    """
 
-    def __init__(
-        self,
-        enforcer: Enforcer,
-        connection: Connection,
-        *,
-        upward: bool,
-        ended: Callable[[], None],
-        opened: Callable[[], None] | None = None,
-    ) -> None:
-        self.written = 0
-        self._enforcer = enforcer
-        self._connection = connection
-        self._upward = upward
-        "Whether what is read here goes to the upstream."
-        self._opened = opened
-        "Called as soon as there is a transport, before it can read a byte."
-        self._ended = ended
-        "Called when both ends are lost: until then a kill must find them."
-        self._transport: asyncio.Transport | None = None
-        self._fd = -1
-        self._eof = False
-        self._lost = False
-        self._stillness: asyncio.TimerHandle | None = None
-        self._draining: asyncio.TimerHandle | None = None
+    def __init__(self, transport: asyncio.ReadTransport) -> None:
+        super().__init__()
+        self._transport = transport
+        self._full = self._frozen = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The upstream is connected, or the client's transport is taken over."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._fd = raw_socket(transport).fileno()
-        self._transport.set_write_buffer_limits(high=HIGH_WATER)
-        if self._connection.severed:
-            self._transport.abort()
-        elif self._opened is not None:
-            self._opened()
+    def pause_reading(self) -> None:
+        """The stream reader is full."""
+        self._set(full=True, frozen=self._frozen)
 
-    def data_received(self, data: bytes) -> None:
-        """Pass it on, if the connection lives and the lease still holds."""
-        if self._connection.severed or not self._enforcer.may_pass():
+    def resume_reading(self) -> None:
+        """The stream reader has room again."""
+        self._set(full=False, frozen=self._frozen)
+
+    def freeze(self, frozen: bool) -> None:
+        """The connection stands still, or goes on."""
+        self._set(full=self._full, frozen=frozen)
+
+    def _set(self, *, full: bool, frozen: bool) -> None:
+        self._full, self._frozen = full, frozen
+        if self._transport.is_closing():
             return
-        size = len(data)
-        connection, tally = self._connection, self._connection.tally
-        if self._upward:
-            connection.bytes_up += size
-            tally.bytes_up += size
+        if full or frozen:
+            self._transport.pause_reading()
         else:
-            connection.bytes_down += size
-            tally.bytes_down += size
-        tally.last_byte_at = time.time()
-        if not tally.changed:
-            self._enforcer.tallies.touch(tally)
-        self.peer.write(data)
+            self._transport.resume_reading()
 
-    def write(self, data: bytes) -> None:
-        """Hand bytes to the kernel or to the transport's buffer."""
-        if self._transport is not None and not self._transport.is_closing():
-            self.written += len(data)
-            self._transport.write(data)
 
-    def eof_received(self) -> bool:
-        """Pass the end on; close both when both have ended."""
-        self._eof = True
-        if self.peer._eof:
-            self.close()
-            self.peer.close()
-        else:
-            self.peer._write_eof()
-            # Asking the kernel costs as much as a read, and most tunnels end within a second of this.
-            loop = asyncio.get_running_loop()
-            self._stillness = loop.call_later(HALF_CLOSED_S / 100, self._watch_stillness)
-        return True
+class GatedReader(asyncio.StreamReader):
+    """A stream reader that gives nothing while it is frozen: neither what it has read nor an end."""
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The other end goes too: with what is queued after an orderly end, at once otherwise."""
-        self._fd = -1
-        self._lost = True
-        for timer in (self._stillness, self._draining):
-            if timer is not None:
-                timer.cancel()
-        if exc is None and self._eof:
-            self.peer.close()
-        else:
-            self.peer.abort()
-        if self.peer._lost or self.peer._transport is None:
-            self._ended()
+    _reading: _Reading | None = None
+    _thawed: asyncio.Event | None = None
+    "Set when the freeze ends; None when there is none."
 
-    def pause_writing(self) -> None:
-        """Our reader is slow: do not read for it."""
-        if self.peer._transport is not None and not self.peer._transport.is_closing():
-            self.peer._transport.pause_reading()
+    def set_transport(self, transport: asyncio.BaseTransport) -> None:
+        """Theirs, behind what can hold it back."""
+        self._reading = _Reading(cast("asyncio.ReadTransport", transport))
+        super().set_transport(self._reading)
 
-    def resume_writing(self) -> None:
-        """Our reader has caught up."""
-        if self.peer._transport is not None and not self.peer._transport.is_closing():
-            self.peer._transport.resume_reading()
+    def freeze(self) -> None:
+        """Idempotent, as is `thaw`."""
+        if self._thawed is None:
+            self._thawed = asyncio.Event()
+            if self._reading is not None:
+                self._reading.freeze(True)
 
-    def fileno(self) -> int:
-        """The descriptor, -1 when closed."""
-        return self._fd
+    def thaw(self) -> None:
+        """Go on where it stood."""
+        if self._thawed is not None:
+            self._thawed.set()
+            self._thawed = None
+            if self._reading is not None:
+                self._reading.freeze(False)
 
-    def unwritten(self) -> int:
-        """Bytes in our own buffer."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+    async def until_thawed(self) -> None:
+        """Return when it is not frozen."""
+        while self._thawed is not None:
+            await self._thawed.wait()
 
-    def abort(self) -> None:
-        """Close now; what is buffered is dropped."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def close(self) -> None:
-        """Close when what is buffered has left; an upstream, when its peer has acknowledged it.
-
-        A closed descriptor can no longer be reset, and the kernel would go on sending what it holds.
-        """
-        if self._transport is None or self._transport.is_closing() or self._draining is not None:
-            return
-        if self._upward or not self._holds_bytes():
-            close_gracefully(self._transport)
-            return
-        self._write_eof()
-        loop = asyncio.get_running_loop()
-        self._draining = loop.call_later(DRAINED_S, self._close_drained)
-        if self._stillness is None:
-            self._watch_stillness()
-
-    def _close_drained(self) -> None:
-        self._draining = None
-        self.close()
-
-    def _holds_bytes(self) -> bool:
-        return self.unwritten() > 0 or (self.written > 0 and sever.holds_bytes(self._fd))
-
-    def _watch_stillness(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._stillness = loop.call_later(HALF_CLOSED_S, self._abort_still, self._progress())
-
-    def _abort_still(self, before: tuple[object, ...]) -> None:
-        if self._progress() != before:
-            self._watch_stillness()
-            return
-        self.abort()
-        self.peer.abort()
-
-    def _progress(self) -> tuple[object, ...]:
-        connection, ends = self._connection, (self, self.peer)
-        queued = [(end.unwritten(), sever.queued(end._fd)) for end in ends]
-        return (connection.bytes_up, connection.bytes_down, *queued)
-
-    def _write_eof(self) -> None:
-        if self._transport is None or self._transport.is_closing():
-            return
+    async def read(self, n: int = -1) -> bytes:
+        """Their method, once it is not frozen."""
+        failure = None
         try:
-            self._transport.write_eof()
-        except OSError:
-            self._transport.abort()
+            data = await super().read(n)
+        except OSError as error:
+            data, failure = b"", error
+        await self.until_thawed()
+        if failure is not None:
+            raise failure
+        return data
 
 
 class StreamProtocol(asyncio.StreamReaderProtocol):
@@ -202,22 +116,27 @@ class StreamProtocol(asyncio.StreamReaderProtocol):
     lost = False
     broken = False
     "Lost by a reset or another error."
+    on_lost: Callable[[], None] = staticmethod(lambda: None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The descriptor is about to be closed and may then name another socket."""
         self.lost = True
-        self.broken = exc is not None
+        self.broken = self.broken or exc is not None
         super().connection_lost(exc)
+        self.on_lost()
 
 
 class GatedWriter(asyncio.StreamWriter):
-    """A stream writer for mitmproxy that asks for the lease before each write and counts."""
+    """A stream writer for mitmproxy that asks for the lease before each write and counts.
+
+    One side of a connection (see connections.Side): it freezes with its reader.
+    """
 
     def __init__(
         self,
         transport: asyncio.Transport,
         protocol: StreamProtocol,
-        reader: asyncio.StreamReader,
+        reader: GatedReader,
         enforcer: Enforcer,
         connection: Connection,
         *,
@@ -230,15 +149,105 @@ class GatedWriter(asyncio.StreamWriter):
         self._upward = upward
         self._socket = raw_socket(transport)
         self._stream = protocol
+        self._source = reader
+        self._frozen = False
+        self._kept: list[bytes] = []
+        "What was written while frozen."
+        self._ends = self._closes = False
+        "Whether an end of our direction, or of all, is to follow what is kept."
         transport.set_write_buffer_limits(high=HIGH_WATER)
 
     def write(self, data: Any) -> None:
-        """Pass it on, if the connection lives and the lease holds."""
-        if self._connection.severed or not self._enforcer.may_pass():
+        """Pass it on, if the connection lives and the lease holds; keep it while frozen."""
+        if not self._may_pass():
             return
+        self.written += len(data)
+        if self._frozen:
+            self._kept.append(bytes(data))
+        else:
+            self._pass(data)
+
+    def write_eof(self) -> None:
+        """End our direction, behind what is kept."""
+        if self._frozen:
+            self._ends = True
+        else:
+            super().write_eof()
+
+    async def drain(self) -> None:
+        """Their method, once it is not frozen."""
+        await self._source.until_thawed()
+        await super().drain()
+
+    def freeze(self) -> None:
+        """Read nothing more, and keep what is to be written. Idempotent."""
+        self._frozen = True
+        self._source.freeze()
+
+    def thaw(self) -> None:
+        """Write what was kept, in its order, and read again. Idempotent."""
+        self._frozen = False
+        kept, self._kept = self._kept, []
+        for data in kept:
+            if self.transport.is_closing() or not self._may_pass():
+                break
+            self._pass(data)
+        if self._ends and not self.transport.is_closing():
+            with contextlib.suppress(OSError):  # the peer has reset it, as it will tell our reader
+                super().write_eof()
+        if self._closes:
+            self.close()
+        self._source.thaw()
+
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """Have this called as soon as the socket has ended, whoever ended it."""
+        self._stream.on_lost = call
+
+    async def settled(self) -> None:
+        """Return when nothing is kept that is to go out yet before a close."""
+        while self._kept and not self._stream.lost:
+            await self._source.until_thawed()
+
+    def is_closing(self) -> bool:
+        """Whether nothing more can be written."""
+        return self._closes or super().is_closing()
+
+    def close(self) -> None:
+        """Close. A client still gets what is queued; an upstream whose request was not taken whole is reset."""
+        if self._connection.severed or (self._upward and self._holds_bytes()):
+            self.abort()
+        elif self._kept:
+            self._closes = True
+        elif not self.transport.is_closing():
+            sever.disarm(self._socket)
+            super().close()
+
+    @property
+    def broken(self) -> bool:
+        """Whether the socket ended with an error, or by our own doing."""
+        return self._stream.broken
+
+    def fileno(self) -> int:
+        """The descriptor, -1 when closed."""
+        return -1 if self._stream.lost else self._socket.fileno()
+
+    def unwritten(self) -> int:
+        """Bytes in our own buffers: the transport's, and what is kept."""
+        transport = cast("asyncio.Transport", self.transport)
+        return transport.get_write_buffer_size() + sum(map(len, self._kept))
+
+    def abort(self) -> None:
+        """Close now; what is buffered is dropped."""
+        self._kept.clear()
+        self._stream.broken = True
+        self.transport.abort()
+
+    def _may_pass(self) -> bool:
+        return not self._connection.severed and self._enforcer.may_pass()
+
+    def _pass(self, data: Any) -> None:
         size = len(data)
         tally = self._connection.tally
-        self.written += size
         if self._upward:
             self._connection.bytes_up += size
             tally.bytes_up += size
@@ -250,31 +259,6 @@ class GatedWriter(asyncio.StreamWriter):
             self._enforcer.tallies.touch(tally)
         super().write(data)
 
-    def close(self) -> None:
-        """Close. A client still gets what is queued; an upstream whose request was not taken whole is reset."""
-        if self._connection.severed or (self._upward and self._holds_bytes()):
-            self.transport.abort()
-        elif not self.transport.is_closing():
-            sever.disarm(self._socket)
-            super().close()
-
-    @property
-    def broken(self) -> bool:
-        """Whether the socket ended with an error."""
-        return self._stream.broken
-
-    def fileno(self) -> int:
-        """The descriptor, -1 when closed."""
-        return -1 if self._stream.lost else self._socket.fileno()
-
-    def unwritten(self) -> int:
-        """Bytes in our own buffer."""
-        return cast("asyncio.Transport", self.transport).get_write_buffer_size()
-
-    def abort(self) -> None:
-        """Close now; what is buffered is dropped."""
-        self.transport.abort()
-
     def _holds_bytes(self) -> bool:
         return self.unwritten() > 0 or sever.holds_bytes(self.fileno())
 
@@ -284,10 +268,10 @@ def adopt_stream(
     enforcer: Enforcer,
     connection: Connection,
     early: bytes,
-) -> tuple[asyncio.StreamReader, GatedWriter]:
+) -> tuple[GatedReader, GatedWriter]:
     """Turn a live client transport into a stream pair; `early` is what has been read of it."""
     loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=HIGH_WATER, loop=loop)
+    reader = GatedReader(limit=HIGH_WATER, loop=loop)
     protocol = StreamProtocol(reader, loop=loop)
     transport.set_protocol(protocol)
     protocol.connection_made(transport)

@@ -1,169 +1,26 @@
-"""kill and resume: what is asked, what is said, and the exit code that a script can act on."""
+"""Which orders are in force and which agents there are, as a person reads it."""
 
 import json
 import signal
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 
 import pytest
+from haltwire.wire.codec import format_time
 from haltwire_cli.agents import _redraw
-from support.receipts import agent, instance, receipt
+from support.receipts import agent, hold, incident, instance, kill, lifted, receipt
 
 MAILER = "agent://acme/prod/mailer"
-KILL, RESUME = "/v1/mesh/kill", "/v1/mesh/resume"
+KILL_PATH = "/v1/mesh/kills/K0123456789AB"
 
 
 @pytest.fixture(autouse=True)
-def stops(control):
-    control.will("POST", KILL, receipt())
-    control.will("POST", RESUME, receipt(mode="resume", lifted=["K0123456789AB"]))
+def seen(control):
     control.knows(MAILER, "agent://acme/dev/tester", "agent://other/dev/tester")
 
 
-@pytest.mark.parametrize(
-    ("typed", "selector"),
-    [
-        ("agent://acme/prod/mailer", MAILER),
-        ("acme/prod/mailer", MAILER),
-        ("acme.prod.mailer", MAILER),
-        ("mailer", MAILER),
-        ("mailer~i-1", f"{MAILER}~i-1"),
-        ("acme/prod/*", "agent://acme/prod/*"),
-        ("acme.**", "agent://acme/**"),
-        ("**", "agent://**"),
-        ("--all", "agent://**"),
-    ],
-)
-def test_a_selector_may_be_typed_in_short(haltwire, control, typed, selector):
-    assert haltwire("kill", typed).exit_code == 0
-    assert control.last == ("POST", KILL, {}, {"selector": selector, "wait_s": 2.0})
-
-
-def test_reason_and_wait_travel(haltwire, control):
-    haltwire("kill", MAILER, "--reason", "broken link", "--wait", "500ms")
-    assert control.last[3] == {"selector": MAILER, "reason": "broken link", "wait_s": 0.5}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ((), "name one agent or selector, or say --all"),
-        (("mailer", "--all"), "name one agent or selector, or say --all"),
-        (("tester",), "could be agent://acme/dev/tester, agent://other/dev/tester"),
-        (("nobody",), "no agent ends in 'nobody': type it in full"),
-        (("mail*",), "a glob needs its place"),
-        (("ACME/prod",), "is no selector segment"),
-        ((MAILER, "--wait", "1h"), "is not between 0s and 30s"),
-        ((MAILER, "--mode", "drain"), "No such option"),
-    ],
-)
-def test_what_is_not_clear_stops_nobody(haltwire, control, arguments, words):
-    result = haltwire("kill", *arguments)
-    assert result.exit_code == 2
-    assert words in result.stderr
-    assert all(method == "GET" for method, *_ in control.calls)
-
-
-@pytest.mark.parametrize(
-    ("answer", "exit_code"),
-    [
-        ({}, 0),
-        (
-            {
-                "confirmed": False,
-                "unconfirmed_because": "no_agent",
-                "matched": {"agents": 0, "instances": 0, "proxies": 1},
-            },
-            3,
-        ),
-        ({"confirmed": False, "unconfirmed_because": "no_proxy", "proxies": []}, 5),
-        ({"confirmed": False, "unconfirmed_because": "proxy_pending"}, 5),
-        (
-            {
-                "confirmed": False,
-                "unconfirmed_because": "outside_proxy",
-                "instances": [instance(seen_at_proxy=None)],
-            },
-            5,
-        ),
-    ],
-)
-def test_the_exit_code_of_a_kill_says_what_is_proven(haltwire, control, answer, exit_code):
-    control.will("POST", KILL, receipt(**answer))
-    result = haltwire("kill", MAILER)
-    assert result.exit_code == exit_code
-    assert "In force as K0123456789AB" in result.stdout
-    control.will("POST", KILL, receipt(**answer))
-    result = haltwire("kill", MAILER, "--json")
-    assert result.exit_code == exit_code
-    assert json.loads(result.stdout) == receipt(**answer)
-
-
-def test_an_order_that_cannot_be_stored_is_shown_and_fails(haltwire, control):
-    answer = receipt(ok=False, durable=False) | {"error": {"code": "kill_not_durable"}}
-    control.will("POST", KILL, answer, 503)
-    result = haltwire("kill", MAILER)
-    assert result.exit_code == 1
-    assert result.stdout.startswith("NOT STORED")
-
-
-def test_a_viewers_key_may_not_kill(haltwire, control):
-    control.will("POST", KILL, {"error": {"message": "a viewer may not kill"}}, 403)
-    result = haltwire("kill", MAILER)
-    assert result.exit_code == 4
-    assert result.stderr == "Error: this key may not do that (a viewer may not kill).\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "body"),
-    [
-        ((MAILER,), {"selector": MAILER}),
-        (("mailer",), {"selector": MAILER}),
-        (("K0123456789AB",), {"kill_id": "K0123456789AB"}),
-        (("--all",), {"selector": "agent://**"}),
-        ((MAILER, "--carve-out"), {"selector": MAILER, "carve_out": True}),
-        ((MAILER, "--reason", "fixed"), {"selector": MAILER, "reason": "fixed"}),
-    ],
-)
-def test_what_a_resume_asks_for(haltwire, control, arguments, body):
-    result = haltwire("resume", *arguments)
-    assert result.exit_code == 0
-    assert control.last == ("POST", RESUME, {}, {"wait_s": 2.0, **body})
-    assert result.stdout == f"Resumed {MAILER}: lifted K0123456789AB.\n"
-
-
-@pytest.mark.parametrize(
-    ("answer", "exit_code"),
-    [
-        ({"lifted": ["K1"]}, 0),
-        ({"lifted": []}, 0),
-        ({"lifted": [], "matched": {"agents": 0, "instances": 0, "proxies": 1}}, 3),
-        ({"lifted": ["K1"], "still_killed_by": ["K2"]}, 6),
-        ({"lifted": [], "still_killed_by": ["K2"]}, 6),
-        ({"lifted": ["K1"], "confirmed": False, "unconfirmed_because": "proxy_pending"}, 5),
-        ({"lifted": ["K1"], "confirmed": False, "unconfirmed_because": "no_proxy"}, 0),
-    ],
-)
-def test_the_exit_code_of_a_resume(haltwire, control, answer, exit_code):
-    control.will("POST", RESUME, receipt(mode="resume", **answer))
-    assert haltwire("resume", MAILER).exit_code == exit_code
-
-
-def test_a_kill_that_is_not_there(haltwire, control):
-    control.will("POST", RESUME, {"error": {"message": "no such kill"}}, 404)
-    assert haltwire("resume", "K0123456789AB").exit_code == 3
-
-
-ORDER = {
-    "kill_id": "K0123456789AB",
-    "selector": MAILER,
-    "mode": "cut",
-    "reason": "bad\x1b[2J",
-    "confirmed": False,
-    "actor": "key:ada",
-    "created_at": "2026-11-22T09:30:00.000000Z",
-    "lifted_at": None,
-}
+ORDER = kill(reason="bad\x1b[2J", confirmed=False)
 
 
 def test_kills_lists_what_is_in_force(haltwire, control):
@@ -175,12 +32,38 @@ def test_kills_lists_what_is_in_force(haltwire, control):
 
 
 def test_kills_lists_lifted_ones_too(haltwire, control):
-    rows = [ORDER, ORDER | {"lifted_at": "2026-11-22T09:31:00.000000Z"}]
+    rows = [ORDER, lifted(expires_at="2026-11-22T09:50:00.000000Z")]
     control.will("GET", "/v1/mesh/kills", {"ok": True, "kills": rows})
     shown = haltwire("kills", "--all").stdout.splitlines()
     assert control.last[2] == {"all": "1"}
     assert "LIFTED" in shown[0]
     assert len(shown) == 3
+    assert " now " not in shown[2], "what is lifted does not expire any more"
+
+
+def test_kills_says_the_mode_and_what_becomes_of_an_order_by_itself(haltwire, control):
+    def later(minutes: int) -> str:
+        return format_time(datetime.now(timezone.utc) + timedelta(minutes=minutes, seconds=30))
+
+    rows = [
+        kill(mode="hold", hold_until=later(90), expires_at=later(15)),
+        kill(mode="drain", grace_s=30.0),
+    ]
+    control.will("GET", "/v1/mesh/kills", {"ok": True, "kills": rows})
+    header, held, draining = haltwire("kills").stdout.splitlines()
+    assert header.split() == [
+        "ID",
+        "SELECTOR",
+        "MODE",
+        "PROVEN",
+        "BY",
+        "SINCE",
+        "EXPIRES",
+        "REASON",
+    ]
+    assert "hold, cut in 90 min" in held
+    assert "in 15 min" in held
+    assert " drain " in draining
 
 
 def test_list_shows_agents(haltwire, control):
@@ -248,6 +131,20 @@ def test_show_is_one_agent_with_its_orders_and_instances(haltwire, control):
     assert "K0123456789AB" in shown
 
 
+@pytest.mark.parametrize(
+    ("more", "shown"),
+    [
+        ({}, "3"),
+        ({"instances_killed": 1}, "3 (1 killed)"),
+        ({"instances_killed": 1, "instances_held": 2}, "3 (1 killed, 2 held)"),
+    ],
+)
+def test_list_says_how_many_instances_are_stopped(haltwire, control, more, shown):
+    row = agent(MAILER, status="held", instances=3, **more)
+    control.will("GET", "/v1/mesh/agents", {"ok": True, "agents": [row]})
+    assert f"  held    {shown}  " in haltwire("list").stdout
+
+
 def test_show_needs_one_agent(haltwire):
     result = haltwire("show", "acme/*")
     assert result.exit_code == 2
@@ -258,31 +155,35 @@ def test_show_of_a_stranger_is_not_found(haltwire):
     assert haltwire("show", "acme/prod/stranger").exit_code == 3
 
 
-@pytest.mark.parametrize(
-    ("typed", "sent"), [("caf\udce9", "caf�"), ("x" * 5000, "x" * 1000), ("grüße", "grüße")]
-)
-def test_no_reason_stands_between_a_person_and_a_stop(haltwire, control, typed, sent):
-    assert haltwire("kill", "mailer", "--reason", typed).exit_code == 0
-    assert control.last[3]["reason"] == sent
+def test_show_of_a_kill_is_its_receipt(haltwire, control):
+    control.will("GET", KILL_PATH, incident())
+    result = haltwire("show", "K0123456789AB")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[:3] == [
+        f"K0123456789AB: cut of {MAILER}, ordered by key:ada at 2026-11-22 09:30:00Z: broken link",
+        "",
+        f"Stopped {MAILER} in 14.2 ms: every proxy has confirmed it.",
+    ]
 
 
-def test_each_json_answer_is_a_line_of_its_own(haltwire):
-    assert haltwire("kill", "mailer", "--json").stdout.count("\n") == 1
+def test_show_of_a_lifted_kill_says_who_goes_on_and_promises_nothing(haltwire, control):
+    row = instance(state="running", metadata={"batch": 22})
+    resumed = receipt(mode="resume", lifted=["K0123456789AB"], instances=[row])
+    document = incident(kill=lifted(mode="hold"), receipt=hold(), resume=resumed)
+    control.will("GET", KILL_PATH, document)
+    shown = haltwire("show", "K0123456789AB").stdout
+    assert "Lifted at 2026-11-22 09:45:00Z by key:bob: fixed" in shown
+    assert "frozen, nothing moved" in shown
+    assert "In force" not in shown
+    assert "instance i-7f3a: running, resumed from checkpoint batch=22" in shown
 
 
-def test_ctrl_c_while_it_waits_says_that_the_order_stands(haltwire, monkeypatch):
-    def interrupted(*_args: object, **_more: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("haltwire_cli.api.Api.post", interrupted)
-    result = haltwire("kill", MAILER)
-    assert result.exit_code == 1
-    assert "stopped waiting, but what was ordered stays so: see `haltwire kills`" in result.stderr
+def test_show_of_a_kill_whose_receipt_is_lost(haltwire, control):
+    control.will("GET", KILL_PATH, incident(receipt=None))
+    assert "No receipt of it is stored." in haltwire("show", "K0123456789AB").stdout
 
 
-def test_a_carve_out_is_not_called_nothing(haltwire, control):
-    """It lifts no order, and yet the agent goes on."""
-    control.will("POST", RESUME, receipt(mode="resume", lifted=[]))
-    shown = haltwire("resume", MAILER, "--carve-out").stdout
-    assert shown == f"Resumed {MAILER}: excepted from every order that goes on stopping others.\n"
-    assert haltwire("resume", MAILER).stdout == f"Nothing was stopping {MAILER}.\n"
+def test_show_of_a_kill_as_json_and_of_one_that_is_not_there(haltwire, control):
+    assert haltwire("show", "K0123456789AB").exit_code == 3
+    control.will("GET", KILL_PATH, incident())
+    assert json.loads(haltwire("show", "K0123456789AB", "--json").stdout) == incident()

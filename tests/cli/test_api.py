@@ -92,7 +92,7 @@ def test_a_server_that_is_something_else(haltwire, answer):
 
 
 def test_a_server_that_does_not_answer(haltwire, monkeypatch):
-    monkeypatch.setattr("haltwire_cli.agents.ANSWER_S", 0.1)
+    monkeypatch.setattr("haltwire_cli.orders.ANSWER_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         result = haltwire("kill", "acme/prod/mailer", "--wait", "0", "--url", url)

@@ -57,10 +57,6 @@ def test_help_is_fast_because_it_imports_no_server():
 def test_nothing_that_does_not_exist_yet_is_offered():
     offered = "\n".join(c.get_help(click.Context(c)) for c in ALL.values())
     for later in (
-        "drain",
-        "--mode",
-        "--grace",
-        "--expires",
         "--jail",
         "--store",
         "doctor",

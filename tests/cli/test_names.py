@@ -6,7 +6,14 @@ from haltwire.wire.names import AgentRef
 from haltwire_cli.api import Api
 from haltwire_cli.failures import Failure
 from haltwire_cli.home import Home
-from haltwire_cli.names import agent_of, agent_path, selector_of, selector_or_all
+from haltwire_cli.names import (
+    agent_of,
+    agent_path,
+    kill_id,
+    kill_path,
+    selector_of,
+    selector_or_all,
+)
 
 
 @pytest.fixture
@@ -49,3 +56,10 @@ def test_all_is_everything(api):
 def test_an_agents_path_is_encoded():
     path = agent_path(AgentRef(("acme", "prod", "mailer")))
     assert path == "/v1/mesh/agents/agent%3A%2F%2Facme%2Fprod%2Fmailer"
+
+
+def test_a_kill_is_named_by_its_id():
+    assert kill_path(kill_id("K0123456789AB")) == "/v1/mesh/kills/K0123456789AB"
+    for typed in ("K1", "k0123456789ab", "K0123456789AB/notes", "mailer"):
+        with pytest.raises(click.BadParameter, match="is no kill's id"):
+            kill_id(typed)

@@ -2,18 +2,27 @@
 
 import click
 import pytest
-from haltwire_cli.options import cidr, default_data_dir, duration, listen_address
+from haltwire_cli.options import cidr, default_data_dir, duration, listen_address, plain_text
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("250ms", 0.25), ("2s", 2), ("1.5s", 1.5), ("3", 3), ("10m", 600), ("2h", 7200), ("0", 0)],
+    [
+        ("250ms", 0.25),
+        ("2s", 2),
+        ("1.5s", 1.5),
+        ("3", 3),
+        ("10m", 600),
+        ("2h", 7200),
+        ("1d", 86_400),
+        ("0", 0),
+    ],
 )
 def test_a_time_span_is_seconds(text, seconds):
     assert duration()(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "s", "-1s", "1 s", "1d", "1e3", "٣s", "nan"])
+@pytest.mark.parametrize("text", ["", "s", "-1s", "1 s", "1w", "1e3", "٣s", "nan"])
 def test_what_is_no_time_span_is_refused(text):
     with pytest.raises(click.BadParameter, match="is no time span"):
         duration()(text)
@@ -22,6 +31,8 @@ def test_what_is_no_time_span_is_refused(text):
 def test_a_time_span_has_bounds():
     with pytest.raises(click.BadParameter, match=r"not between 0\.2s and 60s"):
         duration(0.2, 60)("100ms")
+    with pytest.raises(click.BadParameter, match="not between 90s and 30d"):
+        duration(90, 30 * 86_400)("31d")
 
 
 @pytest.mark.parametrize(
@@ -50,3 +61,7 @@ def test_what_is_no_address_is_refused():
 def test_the_default_directory_is_the_users(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert default_data_dir() == tmp_path / "haltwire"
+
+
+def test_bytes_that_are_no_characters_are_marked():
+    assert plain_text("caf\udce9 grüße") == "caf\ufffd grüße"

@@ -43,6 +43,18 @@ async def test_a_killed_agent_is_answered_and_told_by_whom(control):
     assert (await control.beat(agent)).body["killed"] is False
 
 
+async def test_a_held_agent_is_held_and_not_killed(control):
+    agent = await control.token(MAILER)
+    receipt = (await control.kill("agent://acme/**", mode="hold", wait_s=0)).body
+    held = (await control.beat(agent)).body
+    assert (held["killed"], held["held"], held["health_status"]) == (False, True, "held")
+    assert (held["kill"]["kill_id"], held["kill"]["mode"]) == (receipt["kill_id"], "hold")
+    await control.kill(MAILER, mode="drain", wait_s=0)
+    drained = (await control.beat(agent)).body
+    assert (drained["killed"], drained["held"], drained["health_status"]) == (True, False, "killed")
+    assert drained["kill"]["mode"] == "drain"
+
+
 async def test_only_the_killed_instance_is_killed(control):
     agent = await control.token(MAILER)
     await control.kill(f"{MAILER}~i-1", wait_s=0)

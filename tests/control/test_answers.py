@@ -57,7 +57,15 @@ async def test_a_tour_of_all_routes(busy):
         "/ca.pem": "",
     }.items():
         await fits(busy, await busy.call("GET", path), "GET", template or path)
+    note = await busy.call("POST", f"/v1/mesh/kills/{kill_id}/notes", {"text": "why"})
+    await fits(busy, note, "POST", "/v1/mesh/kills/{kill_id}/notes")
+    for body in ({"dry_run": True}, {"mode": "drain", "wait_s": 0}, {"mode": "hold", "wait_s": 0}):
+        other = await busy.kill("agent://acme/dev/*", **body)
+        await fits(busy, other, "POST", "/v1/mesh/kill")
     resume = await busy.resume("agent://**", wait_s=0)
+    lifted = await busy.call("GET", f"/v1/mesh/kills/{kill_id}")
+    assert lifted.body["resume"]["instances"]
+    await fits(busy, lifted, "GET", "/v1/mesh/kills/{kill_id}")
     await fits(busy, resume, "POST", "/v1/mesh/resume")
     for path, template in {
         f"/v1/tokens/{token.body['token_id']}": "/v1/tokens/{token_id}",

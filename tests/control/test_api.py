@@ -68,6 +68,78 @@ async def test_a_killed_agent_is_killed_in_the_list(busy):
     assert document["agents"][0]["instances_killed"] == 2
 
 
+async def test_a_held_agent_is_held_in_the_list(busy):
+    await busy.kill(f"{MAILER}", mode="hold")
+    document = (await busy.call("GET", "/v1/mesh/agents?health=held")).body
+    assert [a["agent_uri"] for a in document["agents"]] == [MAILER]
+    assert (document["agents"][0]["instances_killed"], document["agents"][0]["instances_held"]) == (
+        0,
+        2,
+    )
+    assert (document["summary"]["held"], document["summary"]["killed"]) == (1, 0)
+
+
+async def test_an_order_shows_its_mode_and_times(control):
+    await control.kill(MAILER, wait_s=0, mode="drain", grace_s=5)
+    await control.kill(OTHER, wait_s=0, mode="hold", hold_limit_s=60, ttl_s=600)
+    held, drained = (await control.call("GET", "/v1/mesh/kills")).body["kills"]
+    assert (drained["mode"], drained["grace_s"], drained["expires_at"]) == ("drain", 5.0, None)
+    assert held["mode"] == "hold"
+    assert held["created_at"] < held["hold_until"] < held["expires_at"]
+
+
+async def test_a_rehearsal_needs_the_right_to_kill(control):
+    viewer = await control.key("eve", "viewer")
+    body = {"selector": MAILER, "dry_run": True}
+    assert (await control.call("POST", "/v1/mesh/kill", body, key=viewer)).status == 403
+
+
+async def test_a_note_is_kept_and_becomes_the_missing_reason(control, worker):
+    bob = await control.key("bob", "operator")
+    await control.token(MAILER)
+    receipt = (await control.kill(MAILER)).body
+    path = f"/v1/mesh/kills/{receipt['kill_id']}"
+    first = await control.call("POST", f"{path}/notes", {"text": "a broken link"}, key=bob)
+    assert (first.status, first.body["note"]["actor"]) == (200, "key:bob")
+    await control.call("POST", f"{path}/notes", {"text": "in all mails since noon"})
+    shown = (await control.call("GET", path)).body
+    assert shown["kill"]["reason"] == shown["receipt"]["reason"] == "a broken link"
+    assert [note["text"] for note in shown["notes"]] == ["a broken link", "in all mails since noon"]
+    assert [event["event_type"] for event in shown["events"]] == [
+        "kill.issued",
+        "kill.confirmed",
+        "kill.noted",
+        "kill.noted",
+    ]
+    await worker.until(lambda: worker.orders[receipt["kill_id"]].reason == "a broken link")
+
+
+async def test_an_unknown_order_cannot_be_noted(control):
+    viewer = await control.key("eve", "viewer")
+    path = "/v1/mesh/kills/K0000000000000/notes"
+    reply = await control.call("POST", path, {"text": "x"})
+    assert (reply.status, reply.body["error"]["code"]) == (404, "kill_not_found")
+    assert (await control.call("POST", path, {"text": "x"}, key=viewer)).status == 403
+
+
+async def test_an_order_tells_its_story_to_the_end(control):
+    kill_id = (await control.kill(MAILER, wait_s=0)).body["kill_id"]
+    await control.kill(OTHER, wait_s=0)
+    await control.resume(MAILER, wait_s=0, reason="fixed")
+    await control.call("POST", f"/v1/mesh/kills/{kill_id}/notes", {"text": "a broken link"})
+    shown = (await control.call("GET", f"/v1/mesh/kills/{kill_id}")).body
+    assert [e["event_type"] for e in shown["events"]] == [
+        "kill.issued",
+        "resume.issued",
+        "kill.noted",
+    ]
+    assert (shown["kill"]["reason"], shown["kill"]["lifted_reason"]) == ("a broken link", "fixed")
+    resume = shown["resume"]
+    assert (resume["mode"], resume["lifted"], resume["reason"]) == ("resume", [kill_id], "fixed")
+    logged = {e["seq"]: e["hash"] for e in await control.events()}
+    assert all(logged[e["seq"]] == e["hash"] for e in shown["events"])
+
+
 async def test_orders_are_listed_newest_first_and_lifted_ones_on_demand(control):
     one = (await control.kill(MAILER, wait_s=0, reason="why")).body["kill_id"]
     two = (await control.kill(OTHER, wait_s=0)).body["kill_id"]

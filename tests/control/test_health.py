@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -15,6 +16,7 @@ from haltwire_control.health import (
     covers_agent,
     is_live,
     status_of,
+    status_under,
     worst,
 )
 
@@ -90,6 +92,22 @@ COVERS = {
     "with one instance carved out": (kill("agent://**", "agent://acme/prod/mailer~i-1"), False),
     "with somebody else carved out": (kill("agent://**", "agent://acme/prod/other"), True),
 }
+
+
+STATUS_UNDER = {"nobody's": None, "cut": "killed", "drain": "killed", "hold": "held"}
+
+
+@pytest.mark.parametrize("mode", STATUS_UNDER)
+def test_who_is_drained_is_killed_and_who_is_held_is_not(mode):
+    order = None if mode == "nobody's" else replace(kill("agent://acme/**"), mode=mode)
+    assert status_under(order) == STATUS_UNDER[mode]
+
+
+def test_a_hold_decides_only_where_nothing_else_does():
+    held = replace(kill("agent://**"), mode="hold")
+    later = replace(kill("agent://acme/**"), kill_id="K2", mode="drain", revision=2)
+    assert covers_agent([held], MAILER) is held
+    assert covers_agent([held, later], MAILER) is later
 
 
 @pytest.mark.parametrize(("order", "whole"), COVERS.values(), ids=COVERS)

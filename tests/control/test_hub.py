@@ -10,7 +10,8 @@ from haltwire.wire import messages
 from haltwire.wire.messages import Ack, Delta, Hello, Renew, Renewed, Report, Snapshot
 from haltwire.wire.orders import Kill
 from haltwire.wire.selectors import Selector
-from haltwire_control.hub import Hub
+from haltwire_control import hub as module
+from haltwire_control.hub import Hub, Moment
 from haltwire_control.presence import this_machine
 from haltwire_control.state import Lifting, Order, ProxyRecord, State, Token
 from support.control import my_ticks
@@ -32,8 +33,23 @@ class Outlet:
         self.closed = why
 
 
-def kill(kill_id: str = "K1", revision: int = 5) -> Kill:
-    return Kill(kill_id, MAILER, "cut", None, "key:ada", NOW, revision)
+def kill(kill_id: str = "K1", revision: int = 5, mode: str = "cut") -> Kill:
+    return Kill(kill_id, MAILER, mode, None, "key:ada", NOW, revision)
+
+
+def issued(hub, *kills: Kill, revision: int = 6, changed: int | None = None) -> Delta:
+    """What a commit that puts these orders in force comes to."""
+    delta = Delta(revision - 1, revision, kills=kills)
+    hub.publish(delta, [Order(one, None, changed or revision) for one in kills])
+    return delta
+
+
+def lifted(hub, kill_id: str = "K1", revision: int = 6) -> None:
+    ending = Lifting(revision, NOW, "key:ada", None)
+    hub.publish(
+        Delta(revision - 1, revision, lifted=(kill_id,)),
+        [Order(kill(kill_id), None, 5, ending)],
+    )
 
 
 def hello(**more) -> Hello:
@@ -99,7 +115,7 @@ def test_a_stored_proxy_is_known_from_the_start(hub):
 
 def test_an_order_can_be_proven_from_its_delta_on(hub):
     peer, _ = joined(hub)
-    hub.publish(Delta(5, 6, kills=(kill("K2", 6),)))
+    issued(hub, kill("K2", 6))
     hub.acknowledge(peer, Ack("e", 6, ("K2",)), STATE)
     assert peer.enforced["K2"].revision == 6
 
@@ -137,11 +153,20 @@ def test_who_comes_back_hears_what_it_missed(hub, epoch, revision, missed):
     assert [order.kill_id for order in outlet.sent[0].lifted_since] == missed
 
 
+def test_what_it_missed_says_how_it_stopped(hub):
+    """So that a worker severs what a missed cut covered, and lets be what a missed hold did."""
+    missed = [
+        Order(kill(f"K{n}", 6, mode), None, 6, Lifting(7, NOW, "key:ada", None))
+        for n, mode in enumerate(("cut", "drain", "hold"))
+    ]
+    _, outlet = joined(hub, hello(revision=4), State("e", 7, lifted=tuple(missed)))
+    assert [order.mode for order in outlet.sent[0].lifted_since] == ["cut", "drain", "hold"]
+
+
 def test_a_delta_goes_to_every_link(hub):
     _, one = joined(hub)
     _, other = joined(hub, hello(pid=2**22 + 2))
-    delta = Delta(5, 6, kills=(kill("K2", 6),))
-    hub.publish(delta)
+    delta = issued(hub, kill("K2", 6))
     assert one.sent[-1] == other.sent[-1] == delta
 
 
@@ -200,8 +225,97 @@ def test_details_come_with_the_report(hub):
 def test_a_lifted_order_is_no_longer_enforced(hub):
     peer, _ = joined(hub)
     hub.acknowledge(peer, Ack("e", 5, ("K1",)), STATE)
-    hub.publish(Delta(5, 6, lifted=("K1",)))
+    lifted(hub)
     assert peer.enforced == {}
+
+
+def test_an_ack_of_what_stops_no_more_than_before_is_no_new_proof(hub, clock):
+    """A note gives an order its reason; proxies acknowledge that, too, and report that they cut nothing."""
+    peer, _ = joined(hub)
+    first = Report("K1", NOW)
+    hub.acknowledge(peer, Ack("e", 5, ("K1",), 3), STATE)
+    hub.report(peer, first)
+    issued(hub, replace(kill(), reason="a broken link"), changed=5)
+    clock.monotonic = 107.0
+    hub.acknowledge(peer, Ack("e", 6, ("K1",), 0), STATE)
+    hub.report(peer, Report("K1", NOW))
+    proof = peer.enforced["K1"]
+    assert (proof.revision, proof.at_monotonic, proof.connections_cut) == (5, 100.0, 3)
+    assert proof.report is first
+
+
+def test_an_order_that_stops_more_is_proven_anew(hub, clock):
+    peer, _ = joined(hub, state=State("e", 5, (Order(kill(mode="hold"), None, 5),)))
+    hub.acknowledge(peer, Ack("e", 5, ("K1",)), STATE)
+    hub.report(peer, Report("K1", NOW))
+    clock.monotonic = 107.0
+    issued(hub, kill())
+    hub.report(peer, Report("K1", NOW, residual_bytes_max=7))  # of the hold, still on its way
+    hub.acknowledge(peer, Ack("e", 6, ("K1",), 4), STATE)
+    proof = peer.enforced["K1"]
+    assert (proof.revision, proof.at_monotonic, proof.connections_cut) == (6, 107.0, 4)
+    assert proof.report is None
+
+
+def test_what_changed_while_a_proxy_was_away_is_proven_by_its_snapshots_ack_alone(hub):
+    peer, _ = joined(hub, state=State("e", 5, (Order(kill(mode="hold"), None, 5),)))
+    hub.acknowledge(peer, Ack("e", 5, ("K1",)), STATE)
+    hub.report(peer, Report("K1", NOW, residual_bytes_max=7))
+    issued(hub, kill())
+    hub.attach(peer, hello(revision=5, kill_ids=("K1",)), Outlet(), replace(STATE, revision=6))
+    assert peer.enforced["K1"].revision == 5
+    hub.acknowledge(peer, Ack("e", 6, ("K1",), 4), STATE)
+    assert (peer.enforced["K1"].revision, peer.enforced["K1"].report) == (6, None)
+
+
+def test_a_drain_has_ended_when_a_report_first_says_so(hub, clock):
+    peer, _ = joined(hub, state=State("e", 5, (Order(kill(mode="drain"), None, 5),)))
+    hub.acknowledge(peer, Ack("e", 5, ("K1",)), STATE)
+    hub.report(peer, Report("K1", NOW, live=2))
+    assert peer.enforced["K1"].ended is None
+    for monotonic in (103.0, 104.0):
+        clock.monotonic = monotonic
+        report = Report("K1", NOW, live=0)
+        hub.report(peer, report)
+        assert peer.enforced["K1"].ended == Moment(NOW, 103.0)
+        assert peer.enforced["K1"].report is report
+    hub.report(peer, Report("K1", NOW, live=1))
+    assert peer.enforced["K1"].ended is None
+
+
+def test_the_last_report_of_a_lifted_hold_is_kept_once_its_lifting_is_acknowledged(hub):
+    peer, _ = joined(hub, state=State("e", 5, (Order(kill(mode="hold"), None, 5),)))
+    hub.acknowledge(peer, Ack("e", 5, ("K1",)), STATE)
+    hub.take_news()
+    lifted(hub)
+    hub.report(peer, Report("K1", NOW, residual_bytes_max=7))  # of the hold, still on its way
+    assert peer.released == {}
+    hub.acknowledge(peer, Ack("e", 6), STATE)
+    report = Report("K1", NOW)
+    hub.report(peer, report)
+    assert peer.released == {6: {"K1": report}}
+    assert hub.take_news() == {"K1"}
+    assert hub.take_news() == set()
+
+
+def test_nothing_is_kept_of_a_lifted_cut(hub):
+    peer, _ = joined(hub)
+    lifted(hub)
+    hub.acknowledge(peer, Ack("e", 6), STATE)
+    hub.report(peer, Report("K1", NOW))
+    assert peer.released == {}
+
+
+def test_last_reports_are_not_kept_for_ever(hub, monkeypatch):
+    monkeypatch.setattr(module, "RELEASES_KEPT", 2)
+    peer, _ = joined(hub)
+    for revision in range(6, 20, 2):
+        held = kill(f"K{revision}", revision, "hold")
+        issued(hub, held, revision=revision)
+        lifted(hub, held.kill_id, revision + 1)
+        hub.acknowledge(peer, Ack("e", revision + 1), STATE)
+        hub.report(peer, Report(held.kill_id, NOW))
+    assert list(peer.released) == [17, 19]
 
 
 def test_a_renewal_names_the_head(hub):

@@ -78,6 +78,138 @@ def test_a_second_kill_takes_back_what_was_carved_out():
     assert change.events[0].details["strengthened"] is True
 
 
+SECOND, HOUR, DAY = 1.0, 3600.0, 86_400.0
+
+
+def at(seconds: float | None) -> datetime | None:
+    return None if seconds is None else NOW + timedelta(seconds=seconds)
+
+
+FIRSTS = {
+    "a cut stays": ({}, ("cut", None, None, None)),
+    "a drain has half a minute": ({"mode": "drain"}, ("drain", None, 30.0, None)),
+    "a drain with its own grace": (
+        {"mode": "drain", "grace_s": 0.0},
+        ("drain", None, 0.0, None),
+    ),
+    "a hold has no limit": ({"mode": "hold"}, ("hold", None, None, None)),
+    "a hold with a limit and an end": (
+        {"mode": "hold", "ttl_s": HOUR, "hold_limit_s": SECOND},
+        ("hold", at(HOUR), None, at(SECOND)),
+    ),
+    "what belongs to other modes is nothing": (
+        {"grace_s": 5.0, "hold_limit_s": 5.0},
+        ("cut", None, None, None),
+    ),
+}
+
+
+def shape(kill) -> tuple:
+    return kill.mode, kill.expires_at, kill.grace_s, kill.hold_until
+
+
+@pytest.mark.parametrize(("said", "expected"), FIRSTS.values(), ids=FIRSTS)
+def test_a_first_kill_is_as_it_was_asked_for(said, expected):
+    change = issue(State("e"), Issue(MAILER, ADA, **said), NOW, "K1")
+    assert shape(change.outcome.order.kill) == expected
+    details = change.events[0].details
+    names = ("mode", "expires_at", "grace_s", "hold_until")
+    assert tuple(details[name] for name in names) == expected
+    assert "repeated" not in details
+    assert change.events[0].kills == ("K1",)
+
+
+HOLD, DRAIN, CUT = {"mode": "hold"}, {"mode": "drain"}, {"mode": "cut"}
+SECONDS = {
+    "hold, then drain": (
+        HOLD | {"hold_limit_s": HOUR},
+        DRAIN,
+        ("drain", None, 30.0, None),
+        ["mode", "grace_s", "hold_until"],
+    ),
+    "hold, then cut": (HOLD, CUT, ("cut", None, None, None), ["mode"]),
+    "drain, then cut": (DRAIN, CUT, ("cut", None, None, None), ["mode", "grace_s"]),
+    "cut, then hold": (CUT, HOLD | {"hold_limit_s": 1.0}, ("cut", None, None, None), []),
+    "cut, then drain": (CUT, DRAIN, ("cut", None, None, None), []),
+    "drain, then hold": (DRAIN, HOLD, ("drain", None, 30.0, None), []),
+    "a shorter grace": (
+        DRAIN,
+        DRAIN | {"grace_s": 5.0},
+        ("drain", None, 5.0, None),
+        ["grace_s"],
+    ),
+    "a longer grace": (DRAIN, DRAIN | {"grace_s": 99.0}, ("drain", None, 30.0, None), []),
+    "an unspoken grace is the usual one": (
+        DRAIN | {"grace_s": 99.0},
+        DRAIN,
+        ("drain", None, 30.0, None),
+        ["grace_s"],
+    ),
+    "a later expiry": (
+        CUT | {"ttl_s": HOUR},
+        CUT | {"ttl_s": DAY},
+        ("cut", at(DAY), None, None),
+        ["expires_at"],
+    ),
+    "an earlier expiry": (
+        CUT | {"ttl_s": DAY},
+        CUT | {"ttl_s": HOUR},
+        ("cut", at(DAY), None, None),
+        [],
+    ),
+    "no expiry beats any": (
+        CUT | {"ttl_s": DAY},
+        CUT,
+        ("cut", None, None, None),
+        ["expires_at"],
+    ),
+    "no expiry is not shortened": (CUT, CUT | {"ttl_s": HOUR}, ("cut", None, None, None), []),
+    "an earlier limit": (
+        HOLD | {"hold_limit_s": DAY},
+        HOLD | {"hold_limit_s": HOUR},
+        ("hold", None, None, at(HOUR)),
+        ["hold_until"],
+    ),
+    "a limit at last": (
+        HOLD,
+        HOLD | {"hold_limit_s": HOUR},
+        ("hold", None, None, at(HOUR)),
+        ["hold_until"],
+    ),
+    "an unspoken limit leaves the one that stands": (
+        HOLD | {"hold_limit_s": HOUR},
+        HOLD,
+        ("hold", None, None, at(HOUR)),
+        [],
+    ),
+    "mode and expiry are strengthened apart": (
+        HOLD,
+        CUT | {"ttl_s": HOUR},
+        ("cut", None, None, None),
+        ["mode"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("first", "second", "expected", "changed"), SECONDS.values(), ids=SECONDS)
+def test_a_second_kill_only_strengthens(first, second, expected, changed):
+    before = issue(State("e"), Issue(MAILER, ADA, "why", **first), NOW, "K1").state
+    change = issue(before, Issue(MAILER, BOB, "me too", **second), NOW, "K2")
+    (order,) = change.state.orders
+    assert shape(order.kill) == expected
+    assert (order.kill.kill_id, order.kill.actor, order.kill.revision) == ("K1", "key:ada", 1)
+    details = change.events[0].details
+    assert (details["repeated"], details["strengthened"]) == (True, bool(changed))
+    assert details["changed"] == changed
+    assert change.state.revision == order.changed_revision == 1 + bool(changed)
+    assert (change.delta is None) is (not changed)
+
+
+def test_a_mode_of_a_later_day_is_as_strong_as_a_cut():
+    before = issue(State("e"), Issue(MAILER, ADA, mode="of-next-year"), NOW, "K1").state
+    assert issue(before, Issue(MAILER, BOB, mode="drain"), NOW, "K2").state == before
+
+
 RESUMES = {
     "the same selector": (MAILER, ["K1"], ["K2", "K3"]),
     "a wider one lifts all inside it": (ALL, ["K1", "K2", "K3"], []),
@@ -96,6 +228,7 @@ def test_a_resume_lifts_what_is_equal_or_inside(selector, lifted, still):
     assert (change.delta is None) is (not lifted)
     assert change.state.revision == before.revision + bool(lifted)
     assert [e.event_type for e in change.events] == ["resume.issued"]
+    assert list(change.events[0].kills) == lifted
     for order in change.put:
         assert order.lifted.actor == "key:ada"
         assert order.lifted.reason == "fixed"

@@ -33,6 +33,14 @@ GOOD = {
     "metadata at its depth": (models.HeartbeatBody, {"metadata": nested(16)}),
     "a kill with nothing said": (models.KillBody, {}),
     "a long reason": (models.KillBody, {"reason": "x" * 1000, "wait_s": 30}),
+    "a drain with all it may have": (
+        models.KillBody,
+        {"grace_s": 86_400, "mode": "drain", "ttl_s": 366 * 86_400, "hold_limit_s": None},
+    ),
+    "a drain at once": (models.KillBody, {"mode": "drain", "grace_s": 0}),
+    "a hold with its limit": (models.KillBody, {"mode": "hold", "hold_limit_s": 0.5}),
+    "a rehearsal": (models.KillSelectorBody, {"selector": "agent://**", "dry_run": True}),
+    "a note at its length": (models.NoteBody, {"text": "x" * 4000}),
     "a token": (models.TokenBody, {"selector": "agent://a/b", "tls": None}),
     "a key": (models.KeyBody, {"name": "ada@example.com", "role": "viewer"}),
 }
@@ -44,8 +52,31 @@ def test_what_is_taken(model, document):
 
 
 BAD = {
-    "an unknown field": (models.KillBody, {"grace_s": 1}, "grace_s"),
-    "a mode of a later day": (models.KillBody, {"mode": "drain"}, "mode"),
+    "an unknown field": (models.KillBody, {"grace": 1}, "grace"),
+    "a mode of a later day": (models.KillBody, {"mode": "melt"}, "mode"),
+    "a mode that is nothing": (models.KillBody, {"mode": None}, "mode"),
+    "the grace of a cut": (models.KillBody, {"grace_s": 1}, "grace_s"),
+    "the grace of a hold": (models.KillBody, {"grace_s": 0, "mode": "hold"}, "grace_s"),
+    "a grace of more than a day": (
+        models.KillBody,
+        {"mode": "drain", "grace_s": 86_401},
+        "grace_s",
+    ),
+    "a grace before now": (models.KillBody, {"mode": "drain", "grace_s": -1}, "grace_s"),
+    "a grace without end": (models.KillBody, {"mode": "drain", "grace_s": math.inf}, "grace_s"),
+    "the limit of a drain": (
+        models.KillBody,
+        {"hold_limit_s": 1, "mode": "drain"},
+        "hold_limit_s",
+    ),
+    "a limit of nothing": (models.KillBody, {"mode": "hold", "hold_limit_s": 0}, "hold_limit_s"),
+    "an expiry of nothing": (models.KillBody, {"ttl_s": 0}, "ttl_s"),
+    "an expiry in years": (models.KillBody, {"ttl_s": 367 * 86_400}, "ttl_s"),
+    "an expiry that is no number": (models.KillBody, {"ttl_s": math.nan}, "ttl_s"),
+    "a rehearsal as a word": (models.KillBody, {"dry_run": "yes"}, "dry_run"),
+    "a note of nothing": (models.NoteBody, {"text": ""}, "text"),
+    "a note without text": (models.NoteBody, {}, "text"),
+    "a long note": (models.NoteBody, {"text": "x" * 4001}, "text"),
     "a number in a string": (models.KillBody, {"wait_s": "2"}, "wait_s"),
     "a flag as a number": (models.KillBody, {"wait_s": True}, "wait_s"),
     "a long wait": (models.KillBody, {"wait_s": 31}, "wait_s"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -11,10 +12,10 @@ from haltwire.wire.receipts import APPLIED, GONE, PENDING, InFlight, ProxyState,
 from haltwire.wire.selectors import Selector
 from haltwire_control.ledger import Instance
 from haltwire_control.receipts import (
-    RESUME,
     Evidence,
     Known,
     Request,
+    applied_state,
     is_escapable,
     receipt_of,
     similar,
@@ -38,9 +39,9 @@ def proxy(
     report = Report("K1", NOW, instances)
     applied = state == APPLIED
     shown = ProxyState(name, state, ms if applied else None, 1 if applied else None)
-    return Evidence(
-        shown, NOW + ms / 1000 * SECOND if applied else None, report if applied else None, **more
-    )
+    at = NOW + ms / 1000 * SECOND
+    halted = {"halted_at": at, "halted_in_ms": ms} if applied else {}
+    return Evidence(shown, at if applied else None, report if applied else None, **halted | more)
 
 
 def instance(name: str = "i-1", **more) -> Instance:
@@ -141,12 +142,70 @@ def test_without_the_report_nothing_is_counted():
     assert (shown.connections_cut, shown.since_metadata) == (None, SinceMetadata(None, None))
 
 
-def test_a_resume_stops_nobody_and_needs_no_agent():
-    receipt = receipt_of(request(RESUME, lifted=("K1",)), [proxy()], known())
-    assert (receipt.confirmed, receipt.halted_at, receipt.lifted) == (True, None, ("K1",))
-    assert receipt_of(request(RESUME), [], known()).unconfirmed_because == "no_proxy"
-    pending = receipt_of(request(RESUME), [proxy(state=PENDING)], known())
-    assert pending.unconfirmed_because == "proxy_pending"
+def test_a_drain_is_halted_when_the_last_proxy_has_nothing_alive():
+    going = proxy("w-2", APPLIED, 9.0, cut(connections_live=2), halted_at=None)
+    receipt = receipt_of(request("drain", grace_s=30.0), [proxy(), going], known(instance()))
+    assert (receipt.confirmed, receipt.halted_at, receipt.halted_in_ms) == (True, None, None)
+    assert (receipt.instances[0].connections_live, receipt.instances[0].stopped_by) == (2, None)
+    assert receipt.grace_s == 30.0
+    ended = proxy("w-2", APPLIED, 9.0, cut(connections_cut=1))
+    receipt = receipt_of(request("drain"), [proxy(), ended], known(instance()))
+    assert receipt.halted_in_ms == 9.0
+    (shown,) = receipt.instances
+    assert (shown.connections_live, shown.connections_cut, shown.stopped_by) == (0, 1, "proxy")
+
+
+def test_nobody_is_said_to_be_stopped_by_a_drain_whose_details_are_not_in():
+    evidence = Evidence(ProxyState("w-1", APPLIED, 5.0), NOW)
+    (shown,) = receipt_of(request("drain"), [evidence], known(instance())).instances
+    assert (shown.stopped_by, shown.connections_live) == (None, None)
+
+
+def test_a_hold_counts_what_is_frozen_and_what_gave_up():
+    one, other = cut(connections_held=3, lost_while_held=1), cut(connections_held=1)
+    evidence = [proxy("w-1", APPLIED, 5.0, one), proxy("w-2", APPLIED, 7.0, other)]
+    receipt = receipt_of(request("hold", hold_until=NOW), evidence, known(instance()))
+    assert (receipt.halted_in_ms, receipt.hold_until) == (7.0, NOW)
+    (shown,) = receipt.instances
+    assert (shown.connections_held, shown.lost_while_held) == (4, 1)
+    assert (shown.connections_live, shown.stopped_by) == (None, "proxy")
+
+
+def test_a_cut_says_nothing_of_live_ones_and_of_lost_ones_only_after_a_hold():
+    (shown,) = receipt_of(
+        request(), [proxy("w-1", APPLIED, 5.0, cut())], known(instance())
+    ).instances
+    counts = (shown.connections_live, shown.connections_held, shown.lost_while_held)
+    assert counts == (None, None, None)
+    evidence = [proxy("w-1", APPLIED, 5.0, cut(lost_while_held=2))]
+    assert receipt_of(request(), evidence, known()).instances[0].lost_while_held == 2
+
+
+LIVE = Report("K1", NOW, (cut(connections_cut=1, connections_live=2),), live=2)
+HELD = Report("K1", NOW, (cut(connections_cut=0, connections_held=2),), residual_bytes_max=9)
+STATES = {
+    "a cut": (("cut", 3, LIVE, True), (3, None, None, 0)),
+    "a cut that a hello told of": (("cut", None, None, False), (None, None, None, 0)),
+    "a mode of a later day": (("melt", 3, None, False), (3, None, None, 0)),
+    "a drain that is not told yet": (("drain", 0, None, False), (None, None, None, None)),
+    "a drain under way": (("drain", 0, LIVE, False), (1, 2, None, None)),
+    "an ended drain": (("drain", 0, replace(LIVE, live=0), True), (1, 0, None, 0)),
+    "a hold that is not told yet": (("hold", 0, None, False), (None, None, None, None)),
+    "a hold": (("hold", 0, HELD, True), (0, None, 2, 9)),
+}
+
+
+@pytest.mark.parametrize(("given", "expected"), STATES.values(), ids=STATES)
+def test_what_a_proxy_has_done_by_mode(given, expected):
+    mode, connections_cut, report, ended = given
+    state = applied_state(mode, "w-1", 5.0, connections_cut, report, ended)
+    assert (state.state, state.latency_ms) == (APPLIED, 5.0)
+    assert expected == (
+        state.connections_cut,
+        state.connections_live,
+        state.connections_held,
+        state.residual_bytes_max,
+    )
 
 
 def test_an_order_that_is_not_stored_is_not_ok():

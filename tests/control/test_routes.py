@@ -14,6 +14,7 @@ ROUTES = {
     ("POST", "/v1/mesh/resume"): "kill",
     ("GET", "/v1/mesh/kills"): "read",
     ("GET", "/v1/mesh/kills/{kill_id}"): "read",
+    ("POST", "/v1/mesh/kills/{kill_id}/notes"): "kill",
     ("GET", "/v1/mesh/events"): "read",
     ("GET", "/v1/mesh/audit/verify"): "read",
     ("GET", "/v1/mesh/audit/export"): "read",

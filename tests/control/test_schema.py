@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import pytest
@@ -9,13 +10,24 @@ from haltwire.wire.orders import Kill
 from haltwire.wire.selectors import Selector
 from haltwire_control import schema
 from haltwire_control.sqlite_reads import connect
-from haltwire_control.state import Key, Lifting, Order, ProxyRecord, StoredReceipt, Token
+from haltwire_control.state import (
+    Key,
+    Lifting,
+    Note,
+    Order,
+    ProxyRecord,
+    StoredReceipt,
+    StoredResume,
+    Token,
+)
 from sqlite_utils import Database
 from support.stores import a_receipt
 
 NOW = datetime(2026, 11, 22, 9, 30, 0, 125000, tzinfo=timezone.utc)
 MAILER = Selector.parse("agent://acme/prod/mailer~i-*")
 KILL = Kill("K1", MAILER, "cut", "why", "key:ada", NOW, 3, excepted=(MAILER,))
+DRAIN = replace(KILL, kill_id="K2", mode="drain", grace_s=0.5, expires_at=NOW, revision=4)
+HOLD = replace(KILL, kill_id="K3", mode="hold", hold_until=NOW, revision=5)
 
 
 @pytest.fixture
@@ -28,15 +40,15 @@ def database(tmp_path):
 
 
 def test_every_live_record_comes_back(database):
-    order = Order(KILL, "Y1", 5)
+    orders = tuple(Order(kill, "Y1", 5) for kill in (KILL, DRAIN, HOLD))
     token = Token("T1", "d1", MAILER, None, NOW, "key:ada")
     key = Key("Y1", "d2", "ada", "operator", NOW, "key:admin")
     proxy = ProxyRecord("w-1", "box", "boot", 7, "pid:[1]", 100, "1", NOW)
-    for record in (order, token, key, proxy):
+    for record in (*orders, token, key, proxy):
         schema.write(database, record)
     state = schema.load_state(database, 10)
     assert (state.epoch, state.revision) == ("e", 7)
-    assert state.orders == (order,)
+    assert state.orders == orders
     assert state.tokens == {"d1": token}
     assert state.keys == {"d2": key}
     assert state.proxies == {"w-1": proxy}
@@ -71,6 +83,48 @@ def test_a_receipt_comes_back(database):
     assert schema.receipt_of(None) is None
 
 
+def test_the_receipt_of_a_resume_comes_back_by_its_revision(database):
+    receipt = a_receipt("K1", "agent://acme/prod/mailer")
+    for _ in range(2):
+        schema.write(database, StoredResume(7, receipt))
+    ((revision, text),) = database.execute("SELECT revision, receipt FROM resumes").fetchall()
+    assert (revision, schema.receipt_of(text)) == (7, receipt)
+
+
+def test_notes_are_all_kept(database):
+    written = [Note("K1", NOW, "key:ada", text) for text in ("one", "one")]
+    for note in written:
+        schema.write(database, note)
+    assert [schema.note_of(row) for row in database.execute("SELECT * FROM notes")] == written
+
+
 def test_migrations_are_applied_once(database):
     schema.migrations.apply(Database(database, execute_plugins=False))
-    assert len(schema.migrations.applied(Database(database, execute_plugins=False))) == 1
+    assert len(schema.migrations.applied(Database(database, execute_plugins=False))) == 2
+
+
+def test_a_file_of_the_first_version_is_brought_up_with_its_events(tmp_path):
+    connection = connect(tmp_path / "old.db")
+    old = Database(connection, execute_plugins=False)
+    schema.migrations.apply(old, stop_before="m002_modes")
+    connection.execute(
+        "INSERT INTO orders (kill_id, selector, mode, actor, created_at, revision, changed_revision, excepted) "
+        "VALUES ('K1', 'agent://acme/prod/mailer', 'cut', 'key:ada', '2026-11-22T09:30:00Z', 1, 1, '[]')"
+    )
+    rows = [
+        (1, "kill.issued", '{"kill_id":"K1"}'),
+        (2, "token.created", '{"kill_id":"K1"}'),
+        (3, "resume.issued", '{"carved_out_of":["K3"],"lifted":["K1","K2"]}'),
+        (4, "kill.issued", "changed by hand"),
+    ]
+    for seq, kind, details in rows:
+        connection.execute(
+            "INSERT INTO events (seq, event_id, event_type, details) VALUES (?, ?, ?, ?)",
+            (seq, f"E{seq}", kind, details),
+        )
+    schema.migrations.apply(old)
+    found = connection.execute("SELECT kill_id, seq FROM kill_events ORDER BY kill_id, seq")
+    assert [tuple(row) for row in found] == [("K1", 1), ("K1", 3), ("K2", 3), ("K3", 3)]
+    order = schema.order_of(connection.execute("SELECT * FROM orders").fetchone())
+    assert (order.kill.grace_s, order.kill.hold_until) == (None, None)
+    connection.close()

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 
-from haltwire.wire.messages import Report
+from haltwire.wire.messages import CutInstance, Report
+from haltwire.wire.names import AgentRef
 from haltwire.wire.selectors import Selector
-from haltwire_control.hub import Enforcement, Peer
-from haltwire_control.receipts import RESUME, Request
+from haltwire_control.hub import Enforcement, Moment, Peer
+from haltwire_control.receipts import RESUME, Release, Request
 from haltwire_control.state import ProxyRecord
 from haltwire_control.watch import REPORTS_WITHIN_S, Watch
 
 NOW = datetime(2026, 11, 22, 9, 30, tzinfo=timezone.utc)
 REPORT = Report("K1", NOW)
+MAILER = AgentRef.parse("agent://acme/prod/mailer")
 
 
 def peer(name: str = "w-1") -> Peer:
     return Peer(ProxyRecord(name, "box", "boot", 7, "pid:[1]", 100, "1", NOW))
 
 
-def watch(*peers: Peer, mode: str = "cut", needed: int = 5) -> Watch:
+def watch(*peers: Peer, mode: str = "cut", needed: int = 5, holds=(), arrived=100.0) -> Watch:
     selector = Selector.parse("agent://acme/prod/mailer")
-    return Watch(Request("K1", selector, mode, None, "key:ada", NOW, 5, True), peers, needed, 100.0)
+    release = Release(NOW, (), frozenset(holds)) if mode == RESUME else None
+    request = Request("K1", selector, mode, None, "key:ada", NOW, 5, True, release=release)
+    return Watch(request, peers, needed, arrived)
 
 
 def look(one: Watch, monotonic: float = 101.0) -> None:
@@ -107,6 +112,83 @@ def test_a_resume_waits_for_the_revision():
     look(seen, 105.0)
     assert seen.is_complete
     assert seen.evidence()[0].state.latency_ms == 250.0
+
+
+def test_a_drain_is_complete_when_all_have_ended():
+    one, other = peer("w-1"), peer("w-2")
+    for each in (one, other):
+        each.enforced["K1"] = Enforcement(5, NOW, 100.02, 0, replace(REPORT, live=1))
+    one.enforced["K1"].ended = Moment(NOW, 101.5)
+    seen = watch(one, other, mode="drain")
+    look(seen)
+    assert (seen.is_pending, seen.is_complete, seen.waits_for_ends) == (False, False, True)
+    assert [item.halted_in_ms for item in seen.evidence()] == [1500.0, None]
+    other.enforced["K1"].ended = Moment(NOW, 102.5)
+    assert (seen.is_complete, seen.waits_for_ends) == (True, False)
+    assert [item.halted_in_ms for item in seen.evidence()] == [1500.0, 2500.0]
+    assert [item.state.residual_bytes_max for item in seen.evidence()] == [0, 0]
+
+
+def test_a_proxy_that_ends_while_it_drains_has_nothing_alive_any_more():
+    one = peer()
+    live = CutInstance(MAILER, "i-1", NOW, 0, None, connections_live=3)
+    one.enforced["K1"] = Enforcement(5, NOW, 100.02, 0, Report("K1", NOW, (live,), live=3))
+    seen = watch(one, mode="drain")
+    look(seen)
+    assert seen.evidence()[0].state.connections_live == 3
+    one.gone = True
+    look(seen, 103.0)
+    look(seen, 110.0)
+    assert seen.is_complete
+    (item,) = seen.evidence()
+    assert (item.state.connections_live, item.halted_in_ms) == (0, 3000.0)
+    assert item.state.residual_bytes_max is None
+    assert item.report.instances[0].connections_live == 0
+
+
+def test_a_hold_waits_for_its_first_report_and_is_halted_with_its_ack():
+    one = peer()
+    one.enforced["K1"] = Enforcement(5, NOW, 100.02, 0)
+    seen = watch(one, mode="hold")
+    look(seen)
+    assert (seen.is_complete, seen.waits_for_ends) == (False, False)
+    assert seen.evidence()[0].halted_in_ms == 20.0
+    one.enforced["K1"].report = replace(REPORT, residual_bytes_max=7)
+    assert seen.is_complete
+    assert seen.evidence()[0].state.residual_bytes_max == 7
+
+
+def test_a_resume_of_holds_waits_for_what_has_become_of_them():
+    one = peer()
+    one.applied_revision = 5
+    seen = watch(one, mode=RESUME, holds={"K1", "K2"})
+    look(seen)
+    assert (seen.is_pending, seen.is_complete) == (False, False)
+    let_go = CutInstance(MAILER, "i-1", NOW, 0, None, connections_live=2, lost_while_held=1)
+    one.released[5] = {"K1": Report("K1", NOW, (let_go,))}
+    look(seen)
+    assert not seen.is_complete
+    one.released[5]["K2"] = Report("K2", NOW, (let_go,))
+    one.released.clear()  # others have lifted many since
+    assert seen.is_complete
+    assert seen.evidence()[0].state.connections_live == 2
+
+
+def test_what_an_earlier_process_asked_for_has_no_times_on_our_clock():
+    one = peer()
+    seen = watch(one, mode="drain", arrived=None)
+    seen.earlier = ("w-0",)
+    look(seen)
+    assert seen.is_behind
+    one.enforced["K1"] = Enforcement(5, NOW, 100.02, None)
+    look(seen)
+    assert seen.is_behind
+    one.enforced["K1"].report = REPORT
+    one.enforced["K1"].ended = Moment(NOW, 101.5)
+    assert (seen.is_behind, seen.is_complete) == (False, True)
+    assert states(seen) == ["gone", "applied"]
+    item = seen.evidence()[1]
+    assert (item.state.latency_ms, item.halted_in_ms, item.halted_at) == (None, None, NOW)
 
 
 def test_known_changes_with_what_is_proven():

@@ -236,6 +236,6 @@ async def test_a_live_websocket_says_what_passed_and_not_that_it_was_all(world, 
         enforced = world.kill("agent://acme/prod/reader")
         assert (await socket.receive()).type in (WSMsgType.CLOSED, WSMsgType.ERROR)
     await runner.cleanup()
-    (flight,) = enforced.reports[0].instances[0].in_flight
+    (flight,) = enforced.reports()[0].instances[0].in_flight
     assert (flight.path, flight.sent, flight.bytes_up_acked) == ("/ws", "unknown", None)
     assert (flight.bytes_up, flight.bytes_down) == (5, 5)

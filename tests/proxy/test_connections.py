@@ -2,12 +2,16 @@
 
 import asyncio
 import os
+import select
 import socket
+import struct
 from datetime import datetime, timezone
 
+import pytest
 from haltwire.wire.names import AgentRef
+from haltwire_proxy import connections as connections_module
 from haltwire_proxy import sever
-from haltwire_proxy.connections import Connections, Exchange, describe
+from haltwire_proxy.connections import Connections, Exchange
 from haltwire_proxy.identity import Identity
 from haltwire_proxy.tally import Tallies
 
@@ -28,6 +32,12 @@ class Side:
     def abort(self):
         self.log.append(("abort", self.name))
 
+    def freeze(self):
+        self.log.append(("freeze", self.name))
+
+    def thaw(self):
+        self.log.append(("thaw", self.name))
+
 
 def identity(agent, instance="i-1"):
     return Identity(agent, instance, "T1", None, True, "hwa_secret")
@@ -44,7 +54,7 @@ def test_only_what_matches_is_cut_and_forgotten():
     connections.register(identity(OTHER), "plain", "a.test", Side(log, "bystander"))
     assert connections.count == 2
     cuts = connections.cut(connections.matching(lambda agent: agent == MAILER, lambda _: True))
-    assert [cut.connection for cut in cuts] == [victim]
+    assert [cut.tally for cut in cuts] == [victim.tally]
     assert log == [("abort", "victim")]
     assert connections.count == 1
     assert victim.tally.connections == 0
@@ -144,17 +154,6 @@ def test_a_tunnel_is_not_read():
     os.close(write_end)
 
 
-def test_a_description_counts_only_what_is_the_instances_own():
-    connections = registry()
-    one = connections.register(identity(MAILER, "i-1"), "plain", "a.test", Side([], "1"))
-    connections.register(identity(MAILER, "i-2"), "plain", "a.test", Side([], "2"))
-    cuts = connections.cut(connections.everything())
-    described = describe(one.tally, cuts)
-    assert (described.instance, described.connections_cut) == ("i-1", 1)
-    assert described.last_byte_at is None
-    assert described.completed_known
-
-
 def test_nothing_that_fails_on_one_connection_saves_the_next(monkeypatch, caplog):
     class Broken(Side):
         def abort(self):
@@ -203,3 +202,205 @@ def test_what_http_2_keeps_back_has_not_been_sent():
     assert (flight.sent, flight.bytes_up, flight.bytes_up_acked) == ("partly", 5000, 800)
     sock.close()
     listener.close()
+
+
+def held_tunnel(log, connections, fd=-1):
+    connection = connections.register(
+        identity(MAILER), "tunnel", "a.test", Side(log, "client", fd=fd)
+    )
+    connection.upstreams.append(Side(log, "upstream"))
+    connections.freeze([connection])
+    return connection
+
+
+def test_freezing_stops_upstreams_first_and_thawing_lets_both_sides_go_on():
+    log: list = []
+    connections = registry()
+    connection = held_tunnel(log, connections)
+    connections.freeze([connection])  # again
+    assert connection.held
+    assert log == [("freeze", "upstream"), ("freeze", "client")]
+    connections.thaw([connection])
+    connections.thaw([connection])  # again
+    assert not connection.held
+    assert log[2:] == [("thaw", "upstream"), ("thaw", "client")]
+
+
+def test_an_idle_client_that_is_read_stays_open_for_a_request_that_then_waits():
+    log: list = []
+    connections = registry()
+    connection = connections.register(identity(MAILER), "inspected", "a.test", Side(log, "client"))
+    connection.upstreams.append(Side(log, "upstream"))
+    connections.freeze([connection])
+    assert log == [("freeze", "upstream")]
+
+
+def test_a_busy_client_that_is_read_is_frozen():
+    log: list = []
+    connections = registry()
+    connection = connections.register(identity(MAILER), "inspected", "a.test", Side(log, "client"))
+    connection.exchanges.append(Exchange("GET", "a.test", "/", NOW))
+    connections.freeze([connection])
+    assert log == [("freeze", "client")]
+
+
+def test_a_cut_ends_what_is_held():
+    log: list = []
+    connections = registry()
+    connection = held_tunnel(log, connections)
+    lost: list = []
+    connections.on_lost = lost.append
+    assert len(connections.cut([connection])) == 1
+    connections.thaw([connection])
+    assert log[2:] == [("abort", "upstream"), ("abort", "client")]
+    assert not connections.held
+    assert lost == []
+
+
+def test_one_that_cannot_be_frozen_is_cut_and_the_next_is_frozen(caplog):
+    class Broken(Side):
+        def freeze(self):
+            raise RuntimeError("injected")
+
+    log: list = []
+    connections = registry()
+    broken = connections.register(identity(MAILER), "tunnel", "a.test", Broken(log, "broken"))
+    sound = connections.register(identity(MAILER), "tunnel", "a.test", Side(log, "sound"))
+    connections.freeze([broken, sound])
+    assert log == [("abort", "broken"), ("freeze", "sound")]
+    assert list(connections.held) == [sound]
+
+
+async def test_what_waits_is_let_go_in_its_order_when_it_is_thawed():
+    connections = registry()
+    connection = connections.register(identity(MAILER), "inspected", "a.test", Side([], "client"))
+    connections.freeze([connection])
+    order = []
+    waiters = [asyncio.get_running_loop().create_future() for _ in range(3)]
+    for number, waiter in enumerate(waiters):
+        connection.waiters[waiter] = None
+        waiter.add_done_callback(lambda _, number=number: order.append(number))
+    waiters[1].cancel()
+    connections.thaw([connection])
+    await asyncio.wait(waiters)
+    assert sorted(order) == [0, 1, 2]
+    assert order.index(0) < order.index(2)
+
+
+def test_who_goes_while_held_is_counted_once():
+    connections = registry()
+    lost: list = []
+    connections.on_lost = lost.append
+    connection = held_tunnel([], connections)
+    connections.forget(connection)
+    connections.forget(connection)
+    assert lost == [connection]
+
+
+def test_an_idle_connection_that_ends_while_held_is_no_loss():
+    connections = registry()
+    lost: list = []
+    connections.on_lost = lost.append
+    connection = connections.register(identity(MAILER), "inspected", "a.test", Side([], "client"))
+    connections.freeze([connection])
+    connections.forget(connection)
+    assert lost == []
+
+
+@pytest.fixture
+def pair():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    yield near, far
+    near.close()
+    far.close()
+
+
+def reset(sock):
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def wait_for_the_end(sock):
+    """Until the kernel has heard of it."""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    assert poll.poll(5000)
+
+
+def test_a_client_that_resets_while_held_is_noticed_and_its_upstream_let_go(pair):
+    near, far = pair
+    log: list = []
+    connections = registry()
+    lost: list = []
+    connections.on_lost = lost.append
+    connection = held_tunnel(log, connections, fd=near.fileno())
+    connections.look_for_lost()
+    assert lost == []
+    reset(far)
+    wait_for_the_end(near)
+    connections.look_for_lost()
+    assert lost == [connection]
+    assert ("abort", "upstream") in log
+    assert connections.count == 0
+
+
+def test_a_tunnels_client_that_only_ends_its_direction_is_still_there(pair):
+    near, far = pair
+    connections = registry()
+    held_tunnel([], connections, fd=near.fileno())
+    far.shutdown(socket.SHUT_WR)
+    wait_for_the_end(near)
+    connections.look_for_lost()
+    assert connections.count == 1
+
+
+@pytest.mark.parametrize("how", ["look", "thaw"])
+def test_an_upstream_that_gives_up_while_held_is_counted_once(pair, how):
+    near, far = pair
+    connections = registry()
+    lost: list = []
+    connections.on_lost = lost.append
+    connection = connections.register(identity(MAILER), "tunnel", "a.test", Side([], "client"))
+    connection.upstreams.append(Side([], "upstream", fd=near.fileno()))
+    connections.freeze([connection])
+    reset(far)
+    wait_for_the_end(near)
+    if how == "look":
+        connections.look_for_lost()
+        assert connection.held
+    connections.thaw([connection])
+    assert lost == [connection]
+
+
+def test_an_upstream_that_has_said_all_before_is_no_loss(pair):
+    near, far = pair
+    far.sendall(b"the end of the answer")
+    far.close()
+    wait_for_the_end(near)
+    connections = registry()
+    lost: list = []
+    connections.on_lost = lost.append
+    connection = connections.register(identity(MAILER), "tunnel", "a.test", Side([], "client"))
+    connection.upstreams.append(Side([], "upstream", fd=near.fileno()))
+    connections.freeze([connection])
+    connections.look_for_lost()
+    connections.thaw([connection])
+    assert lost == []
+
+
+def test_a_look_is_bounded_and_the_next_one_goes_on(monkeypatch):
+    monkeypatch.setattr(connections_module, "LOOKED_AT", 2)
+    looked = []
+    monkeypatch.setattr(connections_module, "client_left", lambda one: looked.append(one.number))
+    connections = registry()
+    connections.freeze(
+        [
+            connections.register(identity(MAILER), "tunnel", "a.test", Side([], str(number)))
+            for number in range(3)
+        ]
+    )
+    for _ in range(3):
+        connections.look_for_lost()
+    assert looked == [1, 2, 3, 1, 2]

@@ -210,7 +210,7 @@ async def test_a_kill_during_the_dial_drops_it(world, monkeypatch):
     await asyncio.wait_for(started.wait(), 2)
     enforced = world.kill("agent://acme/prod/mailer")
     assert enforced.ack.connections_cut == 1
-    assert enforced.reports[0].instances[0].in_flight[0].sent == "none"
+    assert enforced.reports()[0].instances[0].in_flight[0].sent == "none"
     assert await wire.ended() == b""
     wire.close()
 

@@ -6,8 +6,9 @@ import pytest
 from haltwire.wire.messages import Settings, Snapshot, TokenRule
 from haltwire.wire.names import AgentRef
 from haltwire.wire.orders import Kill
+from haltwire.wire.refusals import Refusal
 from haltwire.wire.selectors import Selector
-from haltwire_proxy.gate import decide
+from haltwire_proxy.gate import Held, decide
 from haltwire_proxy.identity import Identity
 from haltwire_proxy.replica import Replica
 
@@ -23,7 +24,7 @@ def kill(selector, mode="cut", kill_id="K1", revision=1, reason="broken link"):
 
 def view(*orders, tokens=(TOKEN,)):
     replica = Replica()
-    replica.apply(Snapshot("e", 9, orders, (), tokens, Settings(1000)))
+    replica.apply(Snapshot("e", 9, orders, (), tokens, Settings(1000)), 0.0)
     return replica.view
 
 
@@ -56,6 +57,27 @@ def test_decision(name):
     assert (refusal.code if refusal else None) == code
     if refusal is not None:
         assert (refusal.agent_uri, refusal.instance) == (str(MAILER), "i-1")
+
+
+HELD = kill("agent://acme/prod/mailer", "hold")
+
+
+def test_a_held_request_waits():
+    assert decide(view(HELD), WHO, 0.5) == Held(HELD)
+
+
+@pytest.mark.parametrize("mode", ["cut", "drain"])
+def test_a_cut_or_a_drain_refuses_what_an_older_hold_would_let_wait(mode):
+    wider = kill("agent://**", mode, "K2", revision=2)
+    refusal = decide(view(HELD, wider), WHO, 0.5)
+    assert isinstance(refusal, Refusal)
+    assert refusal.kill == wider
+
+
+def test_without_a_lease_nobody_waits():
+    refusal = decide(view(HELD), WHO, 0.0)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "enforcement_unknown"
 
 
 def test_the_oldest_order_is_named():

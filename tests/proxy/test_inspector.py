@@ -4,7 +4,7 @@ import asyncio
 import ssl
 
 import pytest
-from haltwire_proxy import inspector
+from haltwire_proxy import layers
 from support.client import Wire, serving, tls_tunnel, tunnel
 from support.world import INTERCEPTED, SECRET, basic
 
@@ -45,7 +45,7 @@ async def test_a_live_request_is_cut_on_both_sides(world, tls_origin, path):
     await wire.ended()
     await asyncio.wait_for(tls_origin.connections[0].ended.wait(), 2)
     assert enforced.ack.connections_cut == 1
-    (instance,) = enforced.reports[0].instances
+    (instance,) = enforced.reports()[0].instances
     (flight,) = instance.in_flight
     assert (flight.method, flight.host, flight.path) == ("GET", "localhost", path)
     assert flight.sent == "whole"
@@ -80,7 +80,7 @@ async def test_an_upload_in_progress_is_reported_as_partly_sent(world, authority
     wire.writer.write(head.encode() + b"x" * size)
     await asyncio.wait_for(read.wait(), 5)
     enforced = world.kill("agent://acme/prod/reader")
-    (flight,) = enforced.reports[0].instances[0].in_flight
+    (flight,) = enforced.reports()[0].instances[0].in_flight
     assert flight.sent == "partly"
     assert flight.path == "/send"
     assert 300_000 <= flight.bytes_up_acked <= flight.bytes_up < size
@@ -123,7 +123,7 @@ async def test_a_fault_inside_mitmproxy_cuts_the_connection(world, tls_origin, m
     def fail(*_):
         raise RuntimeError("injected")
 
-    monkeypatch.setattr(inspector, "_next_layer", fail)
+    monkeypatch.setattr(layers, "choose", fail)
     wire = await tunnel(world.port, f"localhost:{tls_origin.port}", *READER)
     await wire.send(b"\x16\x03\x01\x00\x05hello")
     assert await wire.ended() == b""
@@ -173,7 +173,7 @@ async def test_bytes_that_pass_unread_are_told_as_such(world, origin):
             await asyncio.sleep(0.01)
     enforced = world.kill("agent://acme/prod/reader")
     await wire.ended()
-    (instance,) = enforced.reports[0].instances
+    (instance,) = enforced.reports()[0].instances
     (flight,) = instance.in_flight
     assert (flight.method, flight.sent, flight.path) == ("CONNECT", "unknown", None)
     assert not instance.completed_known

@@ -21,6 +21,7 @@ from haltwire.wire.messages import (
 from haltwire_proxy import link as link_module
 from haltwire_proxy.clock import boottime, utc_now
 from haltwire_proxy.enforcer import Enforcer
+from haltwire_proxy.identity import Identity
 from haltwire_proxy.link import Link
 from support.world import TOKENS, kill
 
@@ -203,3 +204,77 @@ async def test_it_tries_for_ever_with_growing_pauses(monkeypatch):
         await asyncio.gather(task, return_exceptions=True)
     assert max(pauses) <= link_module.LAST_RETRY_S * 1.5
     assert sum(pauses[4:]) > sum(pauses[:4])
+
+
+class Client:
+    """A client's socket that only remembers its end."""
+
+    written = 0
+
+    def __init__(self):
+        self.ended = asyncio.Event()
+
+    def fileno(self):
+        return -1
+
+    def unwritten(self):
+        return 0
+
+    def abort(self):
+        self.ended.set()
+
+    def freeze(self):
+        pass
+
+    thaw = freeze
+
+
+def live(linked):
+    (token,) = (token for token in TOKENS if str(token.selector) == "agent://acme/prod/mailer")
+    who = Identity(token.selector.agent, "i-1", token.token_id, None, True, "hwa_secret")
+    return linked.enforcer.connections.register(who, "tunnel", "a.test", Client())
+
+
+async def order_one(control, mode, **more):
+    order = kill("agent://acme/prod/mailer", revision=2, mode=mode, **more)
+    control.revision, control.orders = 2, (order,)
+    await control.tell(Delta(1, 2, kills=(order,)))
+    await control.hear(Ack, lambda a: a.kills)
+    return order
+
+
+async def test_the_grace_of_a_drain_is_counted_here_and_its_end_is_told(control, linked):
+    await asyncio.wait_for(linked.ready.wait(), 5)
+    connection = live(linked)
+    await order_one(control, "drain", grace_s=0.3)
+    first = await control.hear(Report, lambda r: r.live == 1)
+    assert first.instances[0].connections_cut == 0
+    await asyncio.wait_for(connection.client.ended.wait(), 5)
+    last = await control.hear(Report, lambda r: r.live == 0)
+    assert last.instances[0].connections_cut == 1
+
+
+async def test_a_hold_tells_once_more_when_it_is_lifted_and_after_its_acknowledgement(
+    control, linked
+):
+    await asyncio.wait_for(linked.ready.wait(), 5)
+    live(linked)
+    order = await order_one(control, "hold")
+    await control.hear(Report, lambda r: r.instances[0].connections_held == 1)
+    control.revision, control.orders = 3, ()
+    await control.tell(Delta(2, 3, lifted=(order.kill_id,)))
+    ack = await control.hear(Ack, lambda a: a.revision == 3)
+    final = await control.hear(Report, lambda r: r.instances[0].connections_live == 1)
+    assert (final.kill_id, final.instances[0].connections_held) == (order.kill_id, 0)
+    assert control.heard.index(ack) < control.heard.index(final)
+
+
+async def test_what_goes_on_is_told_again_on_a_new_link(control, linked):
+    await asyncio.wait_for(linked.ready.wait(), 5)
+    live(linked)
+    await order_one(control, "drain", grace_s=30.0)
+    await control.hear(Report, lambda r: r.live == 1)
+    control.heard.clear()
+    await control.links[-1].close()
+    await control.hear(Hello)
+    await control.hear(Report, lambda r: r.live == 1)

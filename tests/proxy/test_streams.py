@@ -13,9 +13,16 @@ import h2.events
 import pytest
 from support.client import Http2, serving, tls_tunnel, tunnel
 from support.origin import Origin
+from support.scripted import Stage, until
 from support.world import INTERCEPTED
 
 READER = ("acme.prod.reader~i-1", INTERCEPTED)
+
+
+@pytest.fixture
+async def stage(authority):
+    async with Stage(authority.server_context("localhost")) as running:
+        yield running
 
 
 async def _open(world, origin, **options):
@@ -85,7 +92,7 @@ async def test_a_response_without_a_length_is_not_complete_when_it_is_cut(world,
     await wire.ended()
     await asyncio.wait_for(tls_origin.connections[0].ended.wait(), 2)
     world.resume(killed.ack.kills[0])
-    (instance,) = world.kill("agent://acme/prod/reader").reports[0].instances
+    (instance,) = world.kill("agent://acme/prod/reader").reports()[0].instances
     assert instance.completed_at == ()
 
 
@@ -104,7 +111,7 @@ async def test_a_response_without_a_length_is_not_complete_when_its_upstream_res
     await wire.request("GET", "/", f"Host: 127.0.0.1:{port}", read=False)
     await wire.ended()
     server.close()
-    (instance,) = world.kill("agent://acme/prod/reader").reports[0].instances
+    (instance,) = world.kill("agent://acme/prod/reader").reports()[0].instances
     assert instance.completed_at == ()
 
 
@@ -191,7 +198,7 @@ async def test_an_upload_that_waits_for_an_http_2_window_was_sent_partly(world, 
         while sum(taken) < 65535:
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)
-    (flight,) = world.kill("agent://acme/prod/reader").reports[0].instances[0].in_flight
+    (flight,) = world.kill("agent://acme/prod/reader").reports()[0].instances[0].in_flight
     server.close()
     assert (flight.sent, flight.bytes_up) == ("partly", 160_000)
     assert flight.bytes_up_acked <= sum(taken) == 65535
@@ -232,3 +239,73 @@ async def test_a_download_that_waits_for_an_http_2_window_waits_at_its_origin(wo
         await client.flush()
     wire.close()
     server.close()
+
+
+async def _kept_back(world, stage):
+    """A response of which the client's HTTP/2 window has let only the beginning go."""
+    wire = await tls_tunnel(world.port, stage.host, *READER, world.ca_file, alpn=("h2",))
+    client = Http2(wire, stage.host)
+    await client.begin("GET", end_stream=True)
+    await (await stage.asked()).answer(b"x" * 200_000)
+    (connection,) = world.enforcer.connections.everything()
+    await until(lambda: connection.exchanges and connection.exchanges[0].bytes_down == 200_000)
+    return client, connection
+
+
+async def test_a_response_that_waits_for_its_clients_window_is_not_complete(world, stage):
+    client, connection = await _kept_back(world, stage)
+    await asyncio.sleep(0.1)
+    assert len(connection.exchanges) == 1
+    assert not connection.tally.completed
+    client.connection.increment_flow_control_window(200_000)
+    client.connection.increment_flow_control_window(200_000, 1)
+    await client.flush()
+    await until(lambda: connection.tally.completed)
+    assert connection.exchanges == []
+
+
+@pytest.mark.parametrize("how", ["stream", "connection"])
+async def test_one_that_its_client_takes_back_has_ended_and_not_been_answered(world, stage, how):
+    client, connection = await _kept_back(world, stage)
+    if how == "stream":
+        client.connection.reset_stream(1)
+    else:
+        client.connection.close_connection()
+    await client.flush()
+    await until(lambda: not connection.exchanges)
+    assert not connection.tally.completed
+
+
+async def test_an_answer_that_comes_early_is_complete_when_its_request_is(world, stage):
+    """Until then its upload goes on, and an order must find it."""
+    wire = await tls_tunnel(world.port, stage.host, *READER, world.ca_file)
+    head = ("POST", "/x", f"Host: {stage.host}", "Content-Length: 8")
+    await wire.request(*head, read=False)
+    played = await stage.asked()
+    await wire.send(b"half")
+    await played.answer(b"early")
+    assert (await wire.answer()).body == b"early"
+    (connection,) = world.enforcer.connections.everything()
+    (exchange,) = connection.exchanges
+    assert not connection.tally.completed
+    await wire.send(b"done")
+    await played.has(b"halfdone")
+    await until(lambda: connection.tally.completed)
+    assert connection.exchanges == []
+    assert exchange.request_complete
+
+
+async def test_a_request_that_is_reset_in_one_read_with_its_head_goes_nowhere(world, stage):
+    wire = await tls_tunnel(world.port, stage.host, *READER, world.ca_file, alpn=("h2",))
+    client = Http2(wire, stage.host)
+    head = [(":method", "GET"), (":scheme", "https"), (":path", "/"), (":authority", "a.test")]
+    head[3] = (":authority", stage.host)
+    for number in range(1, 400, 2):
+        client.connection.send_headers(number, head, end_stream=True)
+        client.connection.reset_stream(number)
+    client.connection.send_headers(401, head, end_stream=True)
+    await client.flush()
+    await (await stage.asked()).answer()
+    await until(lambda: world.enforcer.tallies.all()[0].requests == 1)
+    await asyncio.sleep(0.1)
+    assert len(stage.played) == 1

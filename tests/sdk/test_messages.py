@@ -9,7 +9,7 @@ import pytest
 from haltwire.wire import messages
 from haltwire.wire.messages import Bye, Delta, Message, Renewed, Report, dumps, loads
 from haltwire.wire.names import AgentRef
-from haltwire.wire.orders import Kill
+from haltwire.wire.orders import MODES, Kill
 from haltwire.wire.selectors import Selector
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,6 +74,39 @@ def test_a_sample_says_what_it_means():
     assert first.in_flight[0].started_at == datetime(2026, 11, 22, 9, 30, 0, 125000, timezone.utc)
     assert second.in_flight[0].path is None
     assert not second.completed_known
+    assert (second.connections_live, second.connections_held, second.lost_while_held) == (2, 1, 3)
+    assert (report.live, report.residual_bytes_max) == (2, 65536)
+
+
+def test_the_samples_show_every_mode_with_what_belongs_to_it():
+    snapshot, delta = loads(sample("snapshot")), loads(sample("delta"))
+    by_mode = {order.mode: order for order in (*snapshot.orders, *delta.kills)}
+    assert set(by_mode) == set(MODES)
+    assert (by_mode["drain"].grace_s, by_mode["drain"].hold_until) == (30.0, None)
+    assert by_mode["hold"].grace_s is None
+    assert by_mode["hold"].hold_until == datetime(2026, 11, 22, 10, 30, tzinfo=timezone.utc)
+
+
+OLDER = {
+    "kill": ("delta", "kills", ("grace_s", "hold_until")),
+    "instance": (
+        "report",
+        "instances",
+        ("connections_live", "connections_held", "lost_while_held"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "items", "fields"), OLDER.values(), ids=OLDER)
+def test_what_an_older_peer_leaves_out_is_nothing(name, items, fields):
+    document = json.loads(sample(name))
+    for field in fields:
+        for item in document[items]:
+            del item[field]
+    document.pop("live", None)
+    document.pop("residual_bytes_max", None)
+    for item in getattr(loads(json.dumps(document)), items):
+        assert not any(getattr(item, field) for field in fields)
 
 
 def test_what_a_delta_does_not_say_is_nothing():

@@ -6,7 +6,17 @@ from itertools import product
 
 import pytest
 from haltwire.wire.names import AgentRef
-from haltwire.wire.orders import Kill, deciding_kill, lift, overlap
+from haltwire.wire.orders import (
+    CUT,
+    DRAIN,
+    HOLD,
+    MODES,
+    Kill,
+    deciding_kill,
+    lift,
+    live_mode,
+    overlap,
+)
 from haltwire.wire.selectors import EVERYTHING, Selector
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,6 +106,7 @@ ONE = kill("K3", "agent://acme/prod/mailer", 3)
 COPY = kill("K4", "agent://acme/prod/mailer~i-1", 4)
 OTHER = kill("K5", "agent://other/**", 5)
 CARVED = replace(ORG, excepted=(ONE.selector,))
+HELD, DRAINED = replace(ORG, mode=HOLD), replace(ONE, mode=DRAIN, grace_s=30.0)
 DECISIONS = {
     "nobody stops it": ((OTHER,), "i-1", None),
     "the oldest that matches": ((COPY, ONE, OTHER), "i-1", ONE),
@@ -107,6 +118,10 @@ DECISIONS = {
         "i-1",
         ONE,
     ),
+    "a cut before an older hold": ((HELD, ONE), "i-1", ONE),
+    "a drain before an older hold": ((HELD, DRAINED), "i-1", DRAINED),
+    "a hold where nothing else matches": ((HELD, COPY), "i-2", HELD),
+    "the oldest of two holds": ((replace(COPY, mode=HOLD), HELD), "i-1", HELD),
 }
 
 
@@ -114,6 +129,54 @@ DECISIONS = {
 def test_the_deciding_kill(name):
     orders, instance, expected = DECISIONS[name]
     assert deciding_kill(orders, MAILER, instance) == expected
+
+
+LIVE = {
+    "no order": ((), (), None),
+    "a cut": ((HELD, DRAINED, COPY), (), CUT),
+    "a hold": ((HELD, DRAINED), (), HOLD),
+    "a hold, asked the other way round": ((DRAINED, HELD), (), HOLD),
+    "a hold and an ended drain": ((HELD, DRAINED), ("K3",), CUT),
+    "a drain": ((DRAINED,), ("K9",), DRAIN),
+    "a mode that we do not know": ((DRAINED, replace(ALL, mode="of-next-year")), (), CUT),
+}
+
+
+@pytest.mark.parametrize(("orders", "drained", "mode"), LIVE.values(), ids=LIVE)
+def test_what_becomes_of_a_live_connection(orders, drained, mode):
+    assert live_mode(orders, drained) == mode
+
+
+MATCHING = st.lists(
+    st.tuples(st.sampled_from((*MODES, "of-next-year")), st.integers(1, 3), st.booleans()),
+    max_size=5,
+)
+
+
+@given(MATCHING)
+def test_no_order_is_outvoted_by_a_weaker_one(given_orders):
+    """Requests: refused by any but holds. Live connections: the strongest demand is met."""
+    orders = [
+        replace(ALL, kill_id=f"K{number}", mode=mode, revision=revision)
+        for number, (mode, revision, _) in enumerate(given_orders)
+    ]
+    drained = {f"K{number}" for number, (_, _, over) in enumerate(given_orders) if over}
+    decides = deciding_kill(orders, MAILER, "i-1")
+    refusing = [order for order in orders if order.mode != HOLD]
+    if refusing:
+        assert decides in refusing
+        assert decides.revision == min(order.revision for order in refusing)
+    else:
+        assert decides == min(orders, key=lambda o: (o.revision, o.kill_id), default=None)
+    cutting = [o for o in refusing if o.mode != DRAIN or o.kill_id in drained]
+    expected = None
+    if cutting:
+        expected = CUT
+    elif any(order.mode == HOLD for order in orders):
+        expected = HOLD
+    elif refusing:
+        expected = DRAIN
+    assert live_mode(orders, drained) == live_mode(reversed(orders), drained) == expected
 
 
 ORDERS = (OTHER, COPY, ONE, ORG, ALL)

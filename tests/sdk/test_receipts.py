@@ -3,13 +3,17 @@
 from datetime import datetime, timezone
 
 import pytest
+from haltwire.wire.codec import decode, encode
 from haltwire.wire.receipts import (
     InstanceState,
+    Matched,
     ProxyState,
+    Receipt,
     Totals,
     totals_of,
     unconfirmed_because,
 )
+from haltwire.wire.selectors import Selector
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +38,41 @@ CONFIRMATIONS = {
     "an agent without live instances": (proxies("applied"), [], 1, None),
     "an instance that goes around": (proxies("applied"), [SEEN, UNSEEN], 1, "outside_proxy"),
 }
+
+
+def test_what_a_receipt_of_an_earlier_version_does_not_say_is_nothing():
+    """The store has receipts from before drains and holds."""
+    newer = {"grace_s", "expires_at", "hold_until", "dry_run"}
+    receipt = Receipt(
+        True,
+        "K1",
+        Selector.parse(MAILER),
+        "cut",
+        None,
+        "key:ada",
+        NOON,
+        1,
+        True,
+        Matched(1, 1, 1),
+        True,
+        None,
+        NOON,
+        1.0,
+        (),
+        False,
+        (ProxyState("w-1", "applied"),),
+        (SEEN,),
+        Totals(),
+    )
+    document = encode(receipt)
+    assert newer <= set(document)
+    for name in newer:
+        del document[name]
+    for name in ("connections_live", "connections_held"):
+        del document["proxies"][0][name], document["instances"][0][name]
+    for name in ("lost_while_held", "state"):
+        del document["instances"][0][name]
+    assert decode(Receipt, document) == receipt
 
 
 @pytest.mark.parametrize("name", CONFIRMATIONS)

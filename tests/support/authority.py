@@ -28,6 +28,14 @@ class TestAuthority:
 
     def server_context(self, *names: str, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
         """A TLS context for a server that is called by these names."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate(*names))
+        if alpn:
+            context.set_alpn_protocols(list(alpn))
+        return context
+
+    def certificate(self, *names: str) -> Path:
+        """A file with a key and its certificate for a server that is called by these names."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
         cert = self._build(subject, self._name, key.public_key(), names=names)
@@ -40,11 +48,7 @@ class TestAuthority:
             )
             + cert.public_bytes(serialization.Encoding.PEM)
         )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
-        if alpn:
-            context.set_alpn_protocols(list(alpn))
-        return context
+        return path
 
     def _build(self, subject, issuer, public_key, *, ca=False, names=()):
         now = datetime.now(timezone.utc)

@@ -121,9 +121,9 @@ class Http2:
         self.connection = h2.connection.H2Connection(h2.config.H2Configuration())
         self.connection.initiate_connection()
 
-    async def begin(self, method, *, end_stream):
+    async def begin(self, method, *, end_stream, number=1):
         head = {":method": method, ":scheme": "https", ":authority": self._target, ":path": "/x"}
-        self.connection.send_headers(1, list(head.items()), end_stream=end_stream)
+        self.connection.send_headers(number, list(head.items()), end_stream=end_stream)
         await self.flush()
 
     async def flush(self):

@@ -56,6 +56,7 @@ class Control:
     url: str
     data_dir: Path
     service: Any
+    killing: Any
     routes: Any
     app: Any
     session: aiohttp.ClientSession
@@ -120,6 +121,7 @@ async def running_control(data_dir: Path, **options: Any) -> AsyncIterator[Contr
             f"http://127.0.0.1:{port}",
             data_dir,
             running.service,
+            running.killing,
             running.routes,
             running.application,
             session,
@@ -159,6 +161,10 @@ class Worker:
         self.received: list[Any] = []
         self.acknowledges = True
         self.instances: tuple[CutInstance, ...] = ()
+        self.released: tuple[CutInstance, ...] = ()
+        "What the last report of a lifted hold says."
+        self.live = 0
+        self.residual: int | None = None
         self.connections_cut = 0
         self.socket: aiohttp.ClientWebSocketResponse | None = None
         self._task: asyncio.Task[None] | None = None
@@ -212,19 +218,26 @@ class Worker:
     def acknowledge(self, *kills: str) -> Any:
         return self.say(Ack(self.epoch, self.revision, kills, self.connections_cut))
 
-    async def report(self, kill_id: str) -> None:
-        await self.say(Report(kill_id, utc_now(), self.instances))
+    async def report(self, kill_id: str, *instances: CutInstance, live: int | None = None) -> None:
+        """The report of an order; as set for the worker unless said."""
+        live = self.live if live is None else live
+        told = instances or self.instances
+        await self.say(Report(kill_id, utc_now(), told, live, self.residual))
 
     async def _follow(self) -> None:
         async for message in self.socket:
             decoded = messages.loads(message.data)
             self.received.append(decoded)
+            before = self.orders.copy()
             changed = self._apply(decoded)
             self._heard.set()
             if changed is not None and self.acknowledges:
                 await self.acknowledge(*changed)
                 for kill_id in changed:
                     await self.report(kill_id)
+                for kill_id in before.keys() - self.orders:
+                    if before[kill_id].mode == "hold":
+                        await self.report(kill_id, *self.released, live=0)
         self._heard.set()
 
     def _apply(self, message: Any) -> tuple[str, ...] | None:

@@ -39,7 +39,7 @@ class ControlProcess:
             "proxy_url": "http://127.0.0.1:8080",
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-O", __file__, loop],
+            [sys.executable, "-OP", __file__, loop],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -64,8 +64,8 @@ def failing(store: SqliteStore) -> Iterator[None]:
         del store._transaction
 
 
-def issue_step(selector: str, kill_id: str, reason: str | None = None) -> Any:
-    command = kills.Issue(Selector.parse(selector), SYSTEM, reason)
+def issue_step(selector: str, kill_id: str, reason: str | None = None, **more: Any) -> Any:
+    command = kills.Issue(Selector.parse(selector), SYSTEM, reason, **more)
     return partial(kills.issue, command=command, now=NOW, kill_id=kill_id)
 
 

@@ -7,6 +7,7 @@ import base64
 import hashlib
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from haltwire.wire.messages import Delta, Renewed, Settings, Snapshot, TokenRule
@@ -41,15 +42,22 @@ TOKENS = (
 )
 
 
-def kill(selector: str, revision: int = 2, reason: str | None = "wrong e-mails") -> Kill:
+def kill(
+    selector: str,
+    revision: int = 2,
+    reason: str | None = "wrong e-mails",
+    mode: str = "cut",
+    **more: Any,
+) -> Kill:
     return Kill(
         f"K{revision:012d}",
         Selector.parse(selector),
-        "cut",
+        mode,
         reason,
         "key:ada",
         datetime.now(timezone.utc),
         revision,
+        **more,
     )
 
 
@@ -111,20 +119,34 @@ class World:
     def renew(self, lease_ms: int = 3_600_000) -> None:
         self.enforcer.renewed(Renewed(boottime(), "epoch", self.revision, lease_ms))
 
-    def kill(self, selector: str, reason: str | None = "wrong e-mails") -> Enforced:
-        order = kill(selector, self.revision + 1, reason)
+    def kill(
+        self, selector: str, reason: str | None = "wrong e-mails", mode: str = "cut", **more: Any
+    ) -> Enforced:
+        order = kill(selector, self.revision + 1, reason, mode, **more)
         enforced = self._delta(kills=(order,))
         assert enforced is not None
+        self._watch_drains()
         return enforced
 
-    def resume(self, kill_id: str) -> None:
-        self._delta(lifted=(kill_id,))
+    def hold(self, selector: str) -> Enforced:
+        return self.kill(selector, mode="hold")
+
+    def drain(self, selector: str, grace_s: float = 30.0) -> Enforced:
+        return self.kill(selector, mode="drain", grace_s=grace_s)
+
+    def resume(self, kill_id: str) -> Enforced | None:
+        return self._delta(lifted=(kill_id,))
 
     def revoke(self, token_id: str) -> None:
         self._delta(revoked=(token_id,))
 
     def lose_lease(self) -> None:
         self.enforcer.replica._lease_end_boot = 0.0
+
+    def _watch_drains(self) -> None:
+        left = self.enforcer.next_drain_end()
+        if left is not None:
+            asyncio.get_running_loop().call_later(left + 0.001, self.enforcer.end_drains)
 
     def _delta(self, **changes) -> Enforced | None:
         self.revision += 1

@@ -129,16 +129,29 @@ class CutInstance:
     completed_known: bool = True
     "False when requests could not be read (tunnels) or were more than are remembered."
     in_flight: tuple[InFlight, ...] = ()
+    connections_live: int = 0
+    "Those that may still finish (drain), or that a resume has let go on."
+    connections_held: int = 0
+    "Frozen connections, and requests that wait."
+    lost_while_held: int = 0
+    "Held ones whose client or upstream gave up meanwhile."
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The details of one applied kill. Up, right after its ack."""
+    """The details of one applied kill. Up, right after its ack; a later one replaces it.
+
+    For a drain again as connections end, for a hold as peers give up, and once more when it is lifted.
+    """
 
     kill_id: str
     now: datetime
     "The proxy's clock when it was sent."
     instances: tuple[CutInstance, ...] = ()
+    live: int = 0
+    "Matching connections that still exist under a drain; once it is 0, nothing of what the order matches moves."
+    residual_bytes_max: int | None = None
+    "Of a hold: what had been taken from agents before the freeze and may still reach upstreams."
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,16 @@ Orders are latched: they stay until lifted, and they also cover agents first see
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
 from haltwire.wire.names import AgentRef
 from haltwire.wire.selectors import Selector
 
-CUT = "cut"
+CUT, DRAIN, HOLD = "cut", "drain", "hold"
+MODES = (HOLD, DRAIN, CUT)
+"From the weakest to the strongest."
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,8 @@ class Kill:
     kill_id: str
     selector: Selector
     mode: str
-    "`cut`: refuse new requests, sever live connections. A mode that a reader does not know is enforced as `cut`."
+    """`cut`: refuse new requests, sever live connections. `drain`: live ones may finish within `grace_s`.
+    `hold`: new requests wait, live connections stop moving. A mode that a reader does not know is enforced as `cut`."""
     reason: str | None
     actor: str
     created_at: datetime
@@ -31,6 +34,10 @@ class Kill:
     expires_at: datetime | None = None
     excepted: tuple[Selector, ...] = ()
     "What a resume with carve-out took out of it."
+    grace_s: float | None = None
+    "Of a drain: for how long each proxy, from when it applied the order, lets live connections finish."
+    hold_until: datetime | None = None
+    "Of a hold: when the control server makes it a cut; None is never."
 
     def matches(self, agent: AgentRef, instance: str) -> bool:
         """Whether it stops this instance of this agent."""
@@ -49,12 +56,32 @@ class Lifted:
 
 
 def deciding_kill(orders: Iterable[Kill], agent: AgentRef, instance: str) -> Kill | None:
-    """The kill that a refusal names: the oldest that matches, or None when nothing stops the instance."""
+    """The order that decides on a new request, or None when nothing stops the instance.
+
+    It is refused when any cut or drain matches, else it waits when a hold does; the oldest speaks.
+    """
     return min(
         (order for order in orders if order.matches(agent, instance)),
-        key=lambda order: (order.revision, order.kill_id),
+        key=lambda order: (order.mode == HOLD, order.revision, order.kill_id),
         default=None,
     )
+
+
+def live_mode(matching: Iterable[Kill], drained: Container[str]) -> str | None:
+    """What becomes of a live connection that these orders match; `drained`: drains whose grace is over.
+
+    It is cut when any cut or ended drain matches, else frozen when a hold does, else it may finish
+    (`drain`) or, with None, go on.
+    """
+    found: str | None = None
+    for order in matching:
+        if order.mode == HOLD:
+            found = HOLD
+        elif order.mode != DRAIN or order.kill_id in drained:
+            return CUT
+        elif found is None:
+            found = DRAIN
+    return found
 
 
 def lift(orders: Iterable[Kill], resumed: Selector, kill_id: str | None = None) -> Lifted:

@@ -14,12 +14,15 @@ from typing import Any
 from haltwire.wire.selectors import Selector
 
 APPLIED, PENDING, GONE = "applied", "pending", "gone"
-NO_PROXY, NO_AGENT, OUTSIDE_PROXY, PROXY_PENDING = (
+NO_PROXY, NO_AGENT, OUTSIDE_PROXY, PROXY_PENDING, DRY_RUN = (
     "no_proxy",
     "no_agent",
     "outside_proxy",
     "proxy_pending",
+    "dry_run",
 )
+RUNNING, WAITING, AWAY = "running", "waiting", "gone"
+"How an instance is after a resume: seen since; seen lately; neither."
 # The last word of batch_id, batchId or lastPage; "paid" ends in none of them.
 _NO_SUM = re.compile(r"(?:^|[^A-Za-z]|(?<=[a-z0-9])(?=[A-Z]))(?i:id|index|batch|page)$")
 _DONE_NAMES = ("sent", "processed", "completed")
@@ -51,6 +54,9 @@ class ProxyState:
     latency_ms: float | None = None
     connections_cut: int | None = None
     residual_bytes_max: int | None = None
+    connections_live: int | None = None
+    "Those that a drain still lets finish, or that a resume has let go on."
+    connections_held: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,12 @@ class InstanceState:
     metadata_at: datetime | None = None
     since_metadata: SinceMetadata | None = None
     in_flight: tuple[InFlight, ...] = ()
+    connections_live: int | None = None
+    connections_held: int | None = None
+    lost_while_held: int | None = None
+    "Held connections and requests whose client or upstream gave up."
+    state: str | None = None
+    "After a resume: `running`, `waiting` or `gone`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +136,13 @@ class Receipt:
     "Ids of the orders that a resume lifted."
     did_you_mean: tuple[str, ...] = ()
     "Known agents with a similar name, when no known one matches."
+    grace_s: float | None = None
+    "Of a drain, in seconds."
+    expires_at: datetime | None = None
+    hold_until: datetime | None = None
+    "When a hold becomes a cut."
+    dry_run: bool = False
+    "Nothing was ordered; this says who would be stopped."
 
 
 def unconfirmed_because(

@@ -1,0 +1,217 @@
+"""A tunnel: two protocols that write to each other. Every forwarding write asks for the lease and is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import cast
+
+from haltwire_proxy import sever
+from haltwire_proxy.connections import Connection
+from haltwire_proxy.enforcer import Enforcer
+from haltwire_proxy.transport import HIGH_WATER, close_gracefully, raw_socket
+
+HALF_CLOSED_S = 120.0
+"How long, to a hundredth, a tunnel with one direction ended may be still: who has gone and who waits look alike."
+DRAINED_S = 0.05
+"How often an ended upstream is asked whether its peer has everything."
+
+
+class TunnelEnd(asyncio.Protocol):
+    """One end of a tunnel; what it reads, its peer writes."""
+
+    peer: TunnelEnd
+
+    def __init__(
+        self,
+        enforcer: Enforcer,
+        connection: Connection,
+        *,
+        upward: bool,
+        ended: Callable[[], None],
+        opened: Callable[[], None] | None = None,
+    ) -> None:
+        self.written = 0
+        self._enforcer = enforcer
+        self._connection = connection
+        self._upward = upward
+        "Whether what is read here goes to the upstream."
+        self._opened = opened
+        "Called as soon as there is a transport, before it can read a byte."
+        self._ended = ended
+        "Called when both ends are lost: until then a kill must find them."
+        self._transport: asyncio.Transport | None = None
+        self._fd = -1
+        self._eof = False
+        self._lost = False
+        self._frozen = False
+        self._outrun = False
+        "Whether our peer's buffer is full."
+        self._early = bytearray()
+        "What a loop still delivered of a frozen socket."
+        self._stillness: asyncio.TimerHandle | None = None
+        self._draining: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The upstream is connected, or the client's transport is taken over."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._fd = raw_socket(transport).fileno()
+        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        if self._connection.severed:
+            self._transport.abort()
+        elif self._opened is not None:
+            opened, self._opened = self._opened, None
+            opened()
+
+    def data_received(self, data: bytes) -> None:
+        """Pass it on, if the connection lives and the lease still holds."""
+        if self._connection.severed or not self._enforcer.may_pass():
+            return
+        if self._frozen:
+            self._early += data
+            return
+        size = len(data)
+        connection, tally = self._connection, self._connection.tally
+        if self._upward:
+            connection.bytes_up += size
+            tally.bytes_up += size
+        else:
+            connection.bytes_down += size
+            tally.bytes_down += size
+        tally.last_byte_at = time.time()
+        if not tally.changed:
+            self._enforcer.tallies.touch(tally)
+        self.peer.write(data)
+
+    def write(self, data: bytes) -> None:
+        """Hand bytes to the kernel or to the transport's buffer."""
+        if self._transport is not None and not self._transport.is_closing():
+            self.written += len(data)
+            self._transport.write(data)
+
+    def eof_received(self) -> bool:
+        """Pass the end on; close both when both have ended."""
+        self._eof = True
+        if self.peer._eof:
+            self.close()
+            self.peer.close()
+        else:
+            self.peer._write_eof()
+            # Asking the kernel costs as much as a read, and most tunnels end within a second of this.
+            loop = asyncio.get_running_loop()
+            self._stillness = loop.call_later(HALF_CLOSED_S / 100, self._watch_stillness)
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The other end goes too: with what is queued after an orderly end, at once otherwise."""
+        self._fd = -1
+        self._lost = True
+        for timer in (self._stillness, self._draining):
+            if timer is not None:
+                timer.cancel()
+        if exc is None and self._eof:
+            self.peer.close()
+        else:
+            self.peer.abort()
+        if self.peer._lost or self.peer._transport is None:
+            self._ended()
+        if self.peer._lost:
+            # In circles, thousands of tunnels that end together would stop the collector for long.
+            self._connection.upstreams.clear()
+            del self._connection.client, self.peer.peer, self.peer
+
+    def pause_writing(self) -> None:
+        """Our reader is slow: do not read for it."""
+        self.peer._outrun = True
+        self.peer._set_reading()
+
+    def resume_writing(self) -> None:
+        """Our reader has caught up."""
+        self.peer._outrun = False
+        self.peer._set_reading()
+
+    def freeze(self) -> None:
+        """Read nothing more, so that nothing more is written."""
+        self._frozen = True
+        self._set_reading()
+
+    def thaw(self) -> None:
+        """Go on."""
+        if not self._frozen:
+            return
+        self._frozen = False
+        early = bytes(self._early)
+        self._early.clear()
+        if early:
+            self.data_received(early)
+        self._set_reading()
+
+    def _set_reading(self) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._frozen or self._outrun:
+            transport.pause_reading()
+        else:
+            transport.resume_reading()
+
+    def fileno(self) -> int:
+        """The descriptor, -1 when closed."""
+        return self._fd
+
+    def unwritten(self) -> int:
+        """Bytes in our own buffer."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """Close now; what is buffered is dropped."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Close when what is buffered has left; an upstream, when its peer has acknowledged it.
+
+        A closed descriptor can no longer be reset, and the kernel would go on sending what it holds.
+        """
+        if self._transport is None or self._transport.is_closing() or self._draining is not None:
+            return
+        if self._upward or not self._holds_bytes():
+            close_gracefully(self._transport)
+            return
+        self._write_eof()
+        loop = asyncio.get_running_loop()
+        self._draining = loop.call_later(DRAINED_S, self._close_drained)
+        if self._stillness is None:
+            self._watch_stillness()
+
+    def _close_drained(self) -> None:
+        self._draining = None
+        self.close()
+
+    def _holds_bytes(self) -> bool:
+        return self.unwritten() > 0 or (self.written > 0 and sever.holds_bytes(self._fd))
+
+    def _watch_stillness(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._stillness = loop.call_later(HALF_CLOSED_S, self._abort_still, self._progress())
+
+    def _abort_still(self, before: tuple[object, ...]) -> None:
+        if self._connection.held or self._progress() != before:
+            self._watch_stillness()
+            return
+        self.abort()
+        self.peer.abort()
+
+    def _progress(self) -> tuple[object, ...]:
+        connection, ends = self._connection, (self, self.peer)
+        queued = [(end.unwritten(), sever.queued(end._fd)) for end in ends]
+        return (connection.bytes_up, connection.bytes_down, *queued)
+
+    def _write_eof(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        try:
+            self._transport.write_eof()
+        except OSError:
+            self._transport.abort()
