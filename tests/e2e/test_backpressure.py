@@ -76,7 +76,7 @@ async def _pour(caller: Caller) -> None:
 
 async def _is_stuck(reader: SlowReader) -> None:
     """Return when nobody has given the kernel anything for this reader for half a second."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         before, still = 0, 0
         while still < 10:
             now = _given(reader)

@@ -114,6 +114,8 @@ class Client:
         "Of the latest request."
         self.answered = False
         "Whether the origin has answered it."
+        self.stands = False
+        "Whether a hold has interrupted the dial of a request that had been let through."
         self.up = self.down = 0
         "Of a stream: what each side has been given to send."
 

@@ -130,7 +130,8 @@ class Lines(RuleBasedStateMachine):
     def send(self, client: Client, kind: str) -> None:
         self._asked += 1
         client.path = f"/{kind}/{self._asked}"
-        client.answered, client.up, client.down = False, 0, 0
+        client.answered = client.stands = False
+        client.up = client.down = 0
         more = ("Content-Length: 1000000000",) if kind == "stream" else ()
         client.end.transport.write(
             client.caller.head("POST" if more else "GET", client.path, *more)
@@ -220,7 +221,7 @@ class Lines(RuleBasedStateMachine):
     def is_answered(self, client: Client, answer: Answer) -> None:
         body = client.path.encode() if client.kind == "waiting" else b"ok"
         assert (answer.status, answer.body) == (200, body)
-        client.line.asks = False
+        client.line.asks = client.line.kept = False
 
     def streams_in_order(self, client: Client) -> None:
         arrival = self.arrival(client)

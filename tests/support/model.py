@@ -49,6 +49,8 @@ class Line:
     "Whether there is a request of which the client has not got the whole answer."
     admitted: bool = True
     "Whether the proxy has let that request, or the CONNECT, through."
+    kept: bool = False
+    "Whether its answer has been read to the end, by a proxy that may not pass it on yet."
     held: bool = False
     draining: bool = False
     "Whether it lived when a drain came that covers it."
@@ -63,7 +65,7 @@ class Line:
     @property
     def busy(self) -> bool:
         """Whether the proxy has to think that bytes are on their way."""
-        return self.kind == TUNNEL or (self.asks and self.admitted)
+        return self.kind == TUNNEL or (self.asks and self.admitted and not self.kept)
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,9 @@ class Model:
 
     def _settle(self, touching: Order) -> Outcome:
         outcome = Outcome()
-        for line in [one for one in self.lines if one.known and touching.matches(one.who)]:
+        # Of an agent that is named, all instances are looked at: an idle one under a hold is frozen then.
+        named = touching.selector.partition("~")[0]
+        for line in [one for one in self.lines if one.known and matches(named, *one.who)]:
             fate = self.fate(line.who)
             verdict, _ = self.verdict(line.who)
             if fate == CUT:

@@ -25,6 +25,7 @@ SELECTORS = (
 )
 ESTABLISHED = len(b"HTTP/1.1 200 Connection established\r\n\r\n")
 GRACE_S = 3600.0
+QUIET_S = 0.02
 selectors, modes = st.sampled_from(SELECTORS), st.sampled_from(MODES)
 
 
@@ -192,6 +193,10 @@ class Orders(Lines):
         if answered is None:
             book = self._book(client)
             line.admitted = line.kind == TUNNEL or (book is not None and not book.waiters)
+            if line.held and line.kind != TUNNEL and line.admitted:
+                await asyncio.sleep(QUIET_S)  # an answer that had been read is handled
+                line.kept = book is not None and not book.is_busy
+            client.stands = not line.admitted and book is not None and book.is_busy
         elif answered[0].status == 403:
             self.model.lines.remove(line)
             await self.is_refused(client)
@@ -218,13 +223,24 @@ class Orders(Lines):
             if client.line in outcome.cut:
                 self._was_cut(client, await client.end.is_ended())
             elif client.line in outcome.refused:
-                await self.is_refused(client)
+                if client.stands and self.model.fate(client.line.who) == HOLD:
+                    await self._is_not_told(client)
+                else:
+                    await self.is_refused(client)
             elif client.line in outcome.left:
                 self.model.lines.remove(client.line)
                 self.clients.remove(client)
         for client in list(self.clients):
             await self.catch_up(client)
         await self.settled()
+
+    async def _is_not_told(self, client: Client) -> None:
+        """It would be told of its refusal when it goes on; it does not wait for that."""
+        book = self._book(client)
+        assert book is not None
+        await soon(lambda: not book.waiters and not book.is_busy, lambda: client.line)
+        client.end.close(reset=True)
+        self.clients.remove(client)
 
     def _was_cut(self, client: Client, said: bytes) -> None:
         # What had been answered before may still be read; a head that had not been read is refused.
