@@ -260,6 +260,15 @@ def attach(flow: http.HTTPFlow, side: Side, held: Callable[[], int | None] = lam
         exchange.held = held
 
 
+def passed(flow: http.HTTPFlow) -> None:
+    """Note that all of the request that has been read is with its upstream's socket, its end too if it has come."""
+    exchange = flow.metadata.get(_EXCHANGE)
+    if exchange is None or exchange.upstream is None or exchange.upstream_end is not None:
+        return
+    if exchange.request_complete and exchange.held() == 0:
+        exchange.upstream_end = exchange.upstream.written
+
+
 def keep_back(flow: http.HTTPFlow, keeps: Callable[[], bool]) -> None:
     """Note how to learn whether some of the response is kept for an HTTP/2 window of the client's."""
     flow.metadata[_KEEPS] = keeps

@@ -60,6 +60,8 @@ class Exchange:
     upstream: Side | None = None
     upstream_start: int = 0
     "What `upstream` had been given when this request began."
+    upstream_end: int | None = None
+    "What it had been given with the end of this request: over HTTP/2 others go on behind that."
     bytes_up: int = 0
     bytes_down: int = 0
     request_complete: bool = False
@@ -148,7 +150,8 @@ def _exchange_facts(exchange: Exchange) -> InFlight:
             left_here = side.written - waiting - queued.unsent
             # TLS makes the queue longer than the body bytes in it, so this never says too much.
             acked = max(0, exchange.bytes_up - held - waiting - queued.unacknowledged)
-            if exchange.request_complete and not held and arrived >= side.written:
+            end = side.written if exchange.upstream_end is None else exchange.upstream_end
+            if exchange.request_complete and not held and arrived >= end:
                 sent, acked = "whole", exchange.bytes_up
             elif arrived > exchange.upstream_start:
                 sent = "partly"

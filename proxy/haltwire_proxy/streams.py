@@ -27,6 +27,7 @@ from mitmproxy.proxy.layers.http import (
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     RequestData,
+    RequestEndOfMessage,
     RequestHeaders,
     RequestProtocolError,
     ResponseData,
@@ -45,6 +46,7 @@ from haltwire_proxy.addon import (
     give_up,
     has_given_up,
     keep_back,
+    passed,
     refusal_of,
     refusal_response,
 )
@@ -245,6 +247,8 @@ class _Stream(HttpStream):
         yield from super().handle_event(event)
         if self._paused and isinstance(event, RequestProtocolError):
             give_up(self.flow)
+        elif not self._paused and isinstance(event, (RequestEndOfMessage, events.HookCompleted)):
+            passed(self.flow)
 
     def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
         """Called by them after each hook."""

@@ -77,8 +77,10 @@ async def test_a_tool_call_in_progress_is_cut(shared_system, authority, tls, mod
         live = servers[victim].connections
         receipt = await operator.kill(victim)
         requests = servers[victim].requests
-        assert receipt.cut == live
         flights = in_flight_of(receipt.body)
+        # The client may just have asked for one more, which has reached nobody.
+        begun = flights.pop(("CONNECT", "localhost", None, "none"), 0)
+        assert receipt.cut - begun == live
         if tls == "intercept":
             assert flights["POST", "localhost", "/mcp", "whole"] == 1
         else:

@@ -119,11 +119,26 @@ def test_what_had_been_sent_is_judged_by_the_kernel(monkeypatch):
         connections = registry()
         connection = connections.register(identity(MAILER), "inspected", "a.test", Side([], "c"))
         upstream = Side([], "u", written=11_000, waiting=waiting)
-        exchange = Exchange("POST", "a.test", "/send", NOW, upstream, 1000, 9000)
+        exchange = Exchange("POST", "a.test", "/send", NOW, upstream, 1000, bytes_up=9000)
         exchange.request_complete = complete
         connection.exchanges.append(exchange)
         (flight,) = connection.facts()
         assert (flight.sent, flight.bytes_up_acked) == (sent, acked), (waiting, unsent)
+
+
+def test_a_request_is_whole_though_another_goes_on_behind_it(monkeypatch):
+    """Over one HTTP/2 socket: 3,000 bytes were written behind its end, and 2,000 are not acknowledged."""
+    monkeypatch.setattr(sever, "queued", lambda fd: sever.Queued(2000, 2000))
+    connections = registry()
+    connection = connections.register(identity(MAILER), "inspected", "a.test", Side([], "c"))
+    upstream = Side([], "u", written=4000)
+    exchange = Exchange("POST", "a.test", "/send", NOW, upstream, 0, bytes_up=900)
+    exchange.request_complete, exchange.upstream_end = True, 1000
+    connection.exchanges.append(exchange)
+    (flight,) = connection.facts()
+    assert (flight.sent, flight.bytes_up_acked) == ("whole", 900)
+    exchange.upstream_end = 2001
+    assert connection.facts()[0].sent == "partly"
 
 
 def test_what_the_kernel_does_not_tell_is_unknown(monkeypatch):
