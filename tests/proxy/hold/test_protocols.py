@@ -1,7 +1,6 @@
 """Hold, where we read, for what is more than a request and its answer: upgrades, WebSocket, gRPC, HTTP/2."""
 
 import asyncio
-import hashlib
 import os
 import ssl
 
@@ -10,37 +9,10 @@ import grpc
 import h2.events
 import pytest
 from aiohttp import web
-from support.client import Http2, tls_tunnel
+from support.client import Http2
+from support.held import AGENT, READER, asked, lift, opened, same
 from support.rpc import SERVICE, RpcServer
-from support.scripted import Listener, Stage, stood_still, until
-from support.world import INTERCEPTED
-
-READER = ("acme.prod.reader~i-1", INTERCEPTED)
-AGENT = "agent://acme/prod/reader"
-
-
-@pytest.fixture
-async def stage(authority):
-    async with Stage(authority.server_context("localhost")) as running:
-        yield running
-
-
-async def opened(world, stage, **options):
-    return await tls_tunnel(world.port, stage.host, *READER, world.ca_file, **options)
-
-
-async def asked(world, stage, method="GET", *headers):
-    wire = await opened(world, stage)
-    await wire.request(method, "/x", f"Host: {stage.host}", *headers, read=False)
-    return wire, Listener(wire), await stage.asked()
-
-
-def lift(world, enforced):
-    return world.resume(enforced.ack.kills[0])
-
-
-def same(one, other):
-    return hashlib.sha256(one).digest() == hashlib.sha256(other).digest()
+from support.scripted import stood_still, until
 
 
 async def test_bytes_behind_an_upgrade(world, stage):

@@ -10,10 +10,8 @@ import aiohttp
 import httpx
 import pytest
 from aiohttp import web
-from support.world import INTERCEPTED
+from support.held import AGENT, READER
 
-READER = ("acme.prod.reader~i-1", INTERCEPTED)
-AGENT = "agent://acme/prod/reader"
 SECONDS = 3.0
 SIZES = (0, 10, 5000, 300_000)
 PAUSES = (0, 0, 0.001, 0.01, 0.05)

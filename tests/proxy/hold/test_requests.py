@@ -9,30 +9,19 @@ import h2.events
 import pytest
 from haltwire_proxy.streams import Http
 from haltwire_proxy.transport import GatedWriter
-from support.client import Http2, Wire, tls_tunnel, tunnel
+from support.client import Http2, Wire, tunnel
+from support.held import AGENT, READER, lift, opened
 from support.scripted import QUIET_S, Stage, decoded, leave, until
-from support.world import INTERCEPTED, SECRET, basic
+from support.world import SECRET, basic
 
-READER = ("acme.prod.reader~i-1", INTERCEPTED)
-AGENT = "agent://acme/prod/reader"
 WAITING_BYTES = 640 * 1024
 "What may be kept in memory for one that waits."
-
-
-@pytest.fixture
-async def stage(authority):
-    async with Stage(authority.server_context("localhost")) as running:
-        yield running
 
 
 @pytest.fixture
 async def plain_stage():
     async with Stage() as running:
         yield running
-
-
-async def opened(world, stage, **options):
-    return await tls_tunnel(world.port, stage.host, *READER, world.ca_file, **options)
 
 
 async def asking(world, stage, method="GET", **options):
@@ -50,10 +39,6 @@ async def waiting(world, count=1):
 async def silent(wire):
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(wire.reader.read(1), QUIET_S)
-
-
-def lift(world, enforced):
-    return world.resume(enforced.ack.kills[0])
 
 
 def lost(enforced):

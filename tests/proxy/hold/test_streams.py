@@ -1,43 +1,16 @@
 """Hold, where we read: what is under way stands still at both peers, and every byte goes on in its order."""
 
 import asyncio
-import hashlib
 import os
 import struct
 from socket import SO_LINGER, SOL_SOCKET
 
 import pytest
-from support.client import serving, tls_tunnel, tunnel
-from support.scripted import Listener, Stage, decoded, leave, stood_still, until
-from support.world import INTERCEPTED
+from support.client import serving, tunnel
+from support.held import AGENT, READER, asked, lift, opened, same
+from support.scripted import decoded, leave, stood_still, until
 
-READER = ("acme.prod.reader~i-1", INTERCEPTED)
-AGENT = "agent://acme/prod/reader"
 QUICK = 50
-
-
-@pytest.fixture
-async def stage(authority):
-    async with Stage(authority.server_context("localhost")) as running:
-        yield running
-
-
-async def opened(world, stage, **options):
-    return await tls_tunnel(world.port, stage.host, *READER, world.ca_file, **options)
-
-
-async def asked(world, stage, method="GET", *headers):
-    wire = await opened(world, stage)
-    await wire.request(method, "/x", f"Host: {stage.host}", *headers, read=False)
-    return wire, Listener(wire), await stage.asked()
-
-
-def lift(world, enforced):
-    return world.resume(enforced.ack.kills[0])
-
-
-def same(one, other):
-    return hashlib.sha256(one).digest() == hashlib.sha256(other).digest()
 
 
 async def test_events_stand_still_and_none_is_lost(world, stage):
