@@ -30,7 +30,9 @@ async def open_upstream(
             return refusal
         reader = GatedReader(limit=HIGH_WATER, loop=loop)
         protocol = StreamProtocol(reader, loop=loop)
-        dialling = dialer.dial(host, port, owned.identity.agent, protocol)
+        dialling = dialer.dial(
+            host, port, owned.identity.agent, protocol, connect=owned.kind != "plain"
+        )
         try:
             dialled = await enforcer.undisturbed(owned, dialling)
         except HeldUpError:

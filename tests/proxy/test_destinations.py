@@ -19,7 +19,6 @@ from haltwire_proxy.destinations import (
     Rules,
     canonical_host,
     classify,
-    is_local,
     parse_authority,
 )
 from hypothesis import given
@@ -227,14 +226,6 @@ def test_check(name):
         assert refusal is not None
         assert refusal.code == "destination_denied"
         assert why in refusal.message
-
-
-@pytest.mark.parametrize(
-    ("text", "local"),
-    [("127.0.0.1", True), ("127.1.2.3", True), ("0.0.0.0", True), ("8.8.8.8", False)],
-)
-def test_is_local(text, local):
-    assert is_local(ip_address(text)) is local
 
 
 AUTHORITIES = {
