@@ -1,7 +1,7 @@
 """What the client of a tunnel says first: kept back until it is known that it names no other host than CONNECT did.
 
 Only plain text is judged. A ClientHello that several readers could read differently is malformed, and
-one without a name says nothing. What is inside TLS, an encrypted ClientHello included, nobody sees here.
+one without a name is for whatever is there. What is inside TLS, an encrypted ClientHello included, nobody sees here.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Greeting:
         """What may go up now, which may be nothing yet; or why nothing may ever again."""
         held = self.held + data if self.held else data
         if not self.done and not self._hello:
-            kind = _kind(held)
+            kind = record_kind(held)
             if isinstance(kind, Refusal):
                 return kind
             if kind is None:
@@ -129,9 +129,8 @@ def server_name(hello: bytes) -> str | None:
         raise ValueError("more than a ClientHello")
     if hello[4:5] != b"\3":
         raise ValueError("an unknown version")
-    at = _after_vector(
-        hello, 38, 1, most=32
-    )  # behind type, length, version and random: the session
+    # Behind type, length, version and random: the session.
+    at = _after_vector(hello, 38, 1, most=32)
     at = _after_vector(hello, at, 2, least=2)  # cipher suites
     at = _after_vector(hello, at, 1, least=1)  # compression methods
     if at == len(hello):
@@ -155,7 +154,7 @@ def server_name(hello: bytes) -> str | None:
     return name
 
 
-def _kind(start: bytes) -> int | Refusal | None:
+def record_kind(start: bytes) -> int | Refusal | None:
     """The type of the TLS record that these bytes begin, 0 when it is none, None when more must be seen."""
     first = start[0]
     if first == _CONNECT[0]:
@@ -172,7 +171,7 @@ def _kind(start: bytes) -> int | Refusal | None:
     # byte this happens to be (MongoDB's messages begin with their length), the sixth byte hardly is 1.
     if first == _HANDSHAKE:
         return _HANDSHAKE if start[5] == _CLIENT_HELLO else 0
-    # OpenSSL and Go skip warnings before the ClientHello, which would hide it from us.
+    # Go's TLS skips warnings before the ClientHello, which would hide it from us.
     if start[3:5] == (b"\0\2" if first == _ALERT else b"\0\1") and start[5] == 1:
         return Refusal("malformed_request", "The TLS handshake does not begin with a ClientHello.")
     return 0

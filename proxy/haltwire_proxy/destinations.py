@@ -214,7 +214,6 @@ class Dialer:
         port: int,
         agent: AgentRef,
         protocol: asyncio.Protocol,
-        *,
         connect: bool = True,
     ) -> asyncio.Transport | Refusal:
         """A connection that dies by reset, or why there is none. Cancelling it leaks nothing.
