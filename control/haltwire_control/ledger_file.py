@@ -80,14 +80,16 @@ class LedgerFile:
 
     async def flush(self) -> None:
         """Write what has changed; keep it for the next time when the file does not take it."""
-        changed = self.ledger.take_changed()
-        if not changed:
+        changed, dropped = self.ledger.take_changed(), self.ledger.take_dropped()
+        if not changed and not dropped:
             return
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._write, changed)
+            await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._write, changed, dropped
+            )
         except sqlite3.Error as error:
             log.error("the ledger takes no change: %s", error)
-            self.ledger.put_back(changed)
+            self.ledger.put_back(changed, dropped)
 
     async def close(self) -> None:
         """Write the rest and let go of the file."""
@@ -101,12 +103,18 @@ class LedgerFile:
         cursor = self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM instances")  # noqa: S608 - our names
         return [_instance_of(dict(zip(_COLUMNS, row, strict=True))) for row in cursor]
 
-    def _write(self, instances: Iterable[Instance]) -> None:
+    def _write(
+        self, instances: Iterable[Instance], dropped: Iterable[tuple[AgentRef, str]]
+    ) -> None:
         now = format_time(datetime.now(timezone.utc))
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
             connection.executemany(_INSERT, (_values_of(instance, now) for instance in instances))
+            connection.executemany(
+                "DELETE FROM instances WHERE agent_uri = ? AND instance = ?",
+                ((str(agent), instance) for agent, instance in dropped),
+            )
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:

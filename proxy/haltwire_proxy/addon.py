@@ -21,7 +21,8 @@ from haltwire_proxy.destinations import canonical_host, parse_authority
 from haltwire_proxy.enforcer import Enforcer, failed
 from haltwire_proxy.gate import Held
 from haltwire_proxy.head import has_control
-from haltwire_proxy.identity import agrees, is_ours
+from haltwire_proxy.hops import forwarded
+from haltwire_proxy.identity import agrees
 
 log = logging.getLogger(__name__)
 _REFUSAL = "haltwire.refusal"
@@ -30,6 +31,8 @@ _ANSWERED = "haltwire.answered"
 _KEEPS = "haltwire.keeps"
 _AGENT_API = "haltwire.agent_api"
 _WAIT = "haltwire.wait"
+MISMATCHES = frozenset({"proxy_credentials_invalid", "identity_mismatch", "identity_switched"})
+"Refusals of a later request that are audited."
 
 
 def refusal_of(flow: http.HTTPFlow) -> Refusal | None:
@@ -96,7 +99,7 @@ class Addon:
             return self._call(flow)
         trailers = flow.request.trailers
         if trailers is not None:
-            trailers.fields = tuple(field for field in trailers.fields if not is_ours(field[0]))
+            trailers.fields = forwarded(trailers.fields)
         exchange = flow.metadata.get(_EXCHANGE)
         if exchange is not None:
             exchange.request_complete = True
@@ -189,12 +192,11 @@ class Addon:
             owned.tally.refused += 1
             self._enforcer.tallies.touch(owned.tally)
             flow.metadata[_REFUSAL] = decision if isinstance(decision, Refusal) else failed()
+            self._note_mismatch(flow, flow.metadata[_REFUSAL])
             return
         if _AGENT_API in flow.metadata:
             return
-        request.headers.fields = tuple(
-            field for field in request.headers.fields if not is_ours(field[0])
-        )
+        request.headers.fields = forwarded(request.headers.fields)
         owned.tally.requests += 1
         self._enforcer.tallies.touch(owned.tally)
         exchange = Exchange(
@@ -206,6 +208,13 @@ class Addon:
         owned.exchanges.append(exchange)
         flow.metadata[_EXCHANGE] = exchange
         request.stream = _sending(exchange)
+
+    def _note_mismatch(self, flow: http.HTTPFlow, refusal: Refusal) -> None:
+        # As at the door: who holds one secret may not try others in the shelter of its connection.
+        if refusal.code in MISMATCHES:
+            agent_uri = str(_owner(flow).identity.agent)
+            source = flow.client_conn.peername[0]
+            self._enforcer.tallies.mismatch(source, refusal.code, agent_uri)
 
     def _judge(self, flow: http.HTTPFlow) -> Refusal | Held | None:
         owned, request = _owner(flow), flow.request

@@ -196,7 +196,7 @@ class Connections:
     def register(self, identity: Identity, kind: str, host: str, client: Side) -> Connection:
         """Note a connection; nothing may be awaited between the gate's decision and this call."""
         now = self._now()
-        tally = self._tallies.seen(identity.agent, identity.instance, now)
+        tally = self._tallies.seen(identity.token_id, identity.agent, identity.instance, now)
         connection = Connection(next(self._numbers), identity, tally, kind, host, now, client)
         self._by_agent.setdefault(identity.agent, set()).add(connection)
         tally.connections += 1
@@ -212,6 +212,7 @@ class Connections:
         if not owned:
             del self._by_agent[connection.identity.agent]
         connection.tally.connections -= 1
+        connection.tally.last_seen_at = self._now()
         self.count -= 1
         self._tallies.touch(connection.tally)
         if connection in self.held:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -24,6 +23,8 @@ from haltwire_proxy.clienthello import Greeting
 from haltwire_proxy.connections import Connection
 from haltwire_proxy.destinations import Dialer, parse_authority
 from haltwire_proxy.enforcer import Enforcer, HeldUpError, failed
+from haltwire_proxy.faults import FailClosed
+from haltwire_proxy.guesses import Guesses
 from haltwire_proxy.head import END_OF_HEAD, MAX_HEAD_BYTES, Head, first_byte_fits, parse_head
 from haltwire_proxy.identity import Identity, identify
 from haltwire_proxy.inspector import Inspector
@@ -31,7 +32,6 @@ from haltwire_proxy.refuse import RefusalRate, response_bytes
 from haltwire_proxy.transport import close_gracefully, raw_socket
 from haltwire_proxy.tunnel import TunnelEnd
 
-log = logging.getLogger(__name__)
 HEAD_TIMEOUT_S = 30.0
 LINGER_S = 2.0
 "How long a refused client may go on sending before it is cut off: an early reset would eat our answer."
@@ -51,6 +51,7 @@ class Services:
     tls: str
     tunnel_hosts: tuple[str, ...]
     rate: RefusalRate = field(default_factory=RefusalRate)
+    guesses: Guesses = field(default_factory=Guesses)
     doors: set[Door] = field(default_factory=set)
     closed: bool = False
     "Whether this worker stops: what was accepted a moment ago is not served any more."
@@ -98,11 +99,8 @@ class Door(asyncio.Protocol):
         if self._on_data is None:
             return
         self._buffer += data
-        try:
+        with FailClosed("the door failed", self._fail):
             self._on_data()
-        except Exception:
-            log.exception("the door failed")
-            self._refuse(failed())
 
     def eof_received(self) -> bool:
         """A client that stops sending before its request is served wants nothing more."""
@@ -179,10 +177,12 @@ class Door(asyncio.Protocol):
             return self._refuse(Refusal("malformed_request", f"{error}."), identity)
         if host == AGENT_API_HOST:
             return self._serve_agent_api(raw, identity, port, connect=connect)
-        decision = services.enforcer.decide(identity)
+        room, decision = services.enforcer.room(identity), services.enforcer.decide(identity)
+        if not isinstance(decision, Refusal):
+            decision = room or decision
         inspect = not connect or services.intercepts(identity, host)
         if isinstance(decision, Refusal):
-            inside = connect and inspect and decision.kill is not None
+            inside = connect and inspect and decision.kill is not None and room is None
             if not inside or services.rate.exceeded(identity.agent):
                 return self._refuse(decision, identity)
         elif connect and inspect:
@@ -216,12 +216,10 @@ class Door(asyncio.Protocol):
         self._connection = None
         if destination:
             transport.write(ESTABLISHED)
-        try:
+        cut = self._services.enforcer.connections.cut
+        # Nobody knows then whose the transport is: it ends, and with it what was registered.
+        with FailClosed("a connection could not be handed over", lambda: cut([connection])):
             self._services.inspector.adopt(transport, connection, destination, early)
-        except Exception:
-            # Nobody knows whose the transport is now: it ends, and with it what was registered.
-            log.exception("a connection could not be handed over")
-            self._services.enforcer.connections.cut([connection])
 
     def _hold_early(self) -> None:
         # Nothing goes upstream before our 200; what the client sends ahead of it waits, bounded.
@@ -230,7 +228,7 @@ class Door(asyncio.Protocol):
 
     async def _open(self, connection: Connection, host: str, port: int) -> None:
         # What a hold interrupts is begun anew: nothing has gone to the upstream yet.
-        try:
+        with FailClosed("a tunnel could not be opened", self._fail):
             while self._connection is connection:
                 refusal = await self._services.enforcer.admission(connection)
                 if refusal is None:
@@ -238,9 +236,6 @@ class Door(asyncio.Protocol):
                         refusal = await self._dial(connection, host, port)
                 if refusal is not None:
                     self._refuse(refusal, connection.identity)
-        except Exception:
-            log.exception("a tunnel could not be opened")
-            self._refuse(failed(), connection.identity)
 
     async def _dial(self, connection: Connection, host: str, port: int) -> Refusal | None:
         services = self._services
@@ -310,13 +305,32 @@ class Door(asyncio.Protocol):
         return None
 
     def _reject(self, refusal: Refusal, head: Head) -> None:
-        services = self._services
-        if refusal.code != "proxy_credentials_required":
-            services.enforcer.tallies.mismatch(self._peer, refusal.code, refusal.agent_uri)
         # A client that waits for the challenge (git, Java, Chromium) answers it on this connection.
         answerable = refusal.status == 407 and not self._buffer and not head.has_body
         self._challenges += 1
-        if not answerable or self._challenges > MAX_CHALLENGES or self._transport is None:
+        is_last = not answerable or self._challenges > MAX_CHALLENGES
+        if refusal.code == "proxy_credentials_required":
+            return self._answer_rejected(refusal, is_last=is_last)
+        services, loop = self._services, asyncio.get_running_loop()
+        services.enforcer.tallies.mismatch(self._peer, refusal.code, refusal.agent_uri)
+        delay_s = services.guesses.failed(self._peer, loop.time())
+        if delay_s is None:
+            return self.abort()
+        if delay_s == 0.0:
+            return self._answer_rejected(refusal, is_last=is_last)
+        self._on_data = self._hold_early
+        loop.call_later(delay_s, self._answer_late, refusal, is_last)
+        return None
+
+    def _answer_late(self, refusal: Refusal, is_last: bool) -> None:
+        with FailClosed("a late answer failed", self._fail):
+            self._services.guesses.answered(self._peer)
+            self._on_data = self._read_head
+            # What came meanwhile stands behind what was refused: it is never read as a request.
+            self._answer_rejected(refusal, is_last=is_last or bool(self._buffer))
+
+    def _answer_rejected(self, refusal: Refusal, *, is_last: bool) -> None:
+        if is_last or self._transport is None:
             return self._refuse(refusal)
         self._transport.write(response_bytes(refusal, close=False, head=self._is_head))
         return self._wait(HEAD_TIMEOUT_S)
@@ -324,10 +338,10 @@ class Door(asyncio.Protocol):
     def _refuse(self, refusal: Refusal, identity: Identity | None = None) -> None:
         """Answer, read nothing more as a request, and close."""
         if identity is not None:
-            tally = self._services.enforcer.tallies.seen(
-                identity.agent, identity.instance, self._services.enforcer.now()
+            enforcer = self._services.enforcer
+            enforcer.tallies.refused(
+                identity.token_id, identity.agent, identity.instance, enforcer.now()
             )
-            tally.refused += 1
         if self._connection is not None:
             connections = self._services.enforcer.connections
             connections.thaw([self._connection])  # it has been held, but not given up
@@ -345,6 +359,15 @@ class Door(asyncio.Protocol):
             transport.write_eof()
         self._stop_waiting()
         self._timer = asyncio.get_running_loop().call_later(LINGER_S, self._end)
+
+    def _fail(self) -> None:
+        with FailClosed("a fault could not be answered", self._drop):
+            self._refuse(failed(), self._connection.identity if self._connection else None)
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._services.enforcer.connections.cut([self._connection])
+        self.abort()
 
     def _wait(self, seconds: float) -> None:
         self._stop_waiting()

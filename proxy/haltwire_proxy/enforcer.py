@@ -81,6 +81,10 @@ class Enforcer:
             log.exception("a decision failed")
             return failed()
 
+    def room(self, identity: Identity) -> Refusal | None:
+        """Why this identity may not be one more of its token's instances, or None when it may."""
+        return self.tallies.room(identity.token_id, identity.agent, identity.instance, self.now())
+
     async def admission(self, connection: Connection) -> Refusal | None:
         """Ask for a request of this connection, and wait as long as it is held; None lets it through."""
         while isinstance(decision := self.decide(connection.identity), Held):

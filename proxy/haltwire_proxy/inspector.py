@@ -28,6 +28,7 @@ from haltwire_proxy.authority import BASENAME
 from haltwire_proxy.connections import Connection
 from haltwire_proxy.destinations import Dialer
 from haltwire_proxy.enforcer import Enforcer
+from haltwire_proxy.faults import FailClosed
 from haltwire_proxy.floods import FloodError, Rest, handled
 from haltwire_proxy.remains import let_go
 from haltwire_proxy.streams import (
@@ -224,18 +225,15 @@ class _Handler(server.LiveConnectionHandler):
 
     def _handle(self, event: events.Event) -> Iterator[None]:
         """With hooks run inline: no task and no loop turn lies between gate and write, but where this yields."""
-        self.timeout_watchdog.register_activity()
-        try:
-            is_over = self._inspector.turnstile.is_over
-            yield from handled(self.layer, event, self._perform, self._is_severed, is_over)
-        except FloodError as flood:
-            log.warning("%s: the connection is cut", flood)
-            self._inspector.enforcer.connections.cut([self._owned])
-        except Exception:
-            log.exception("inspection failed: the connection is cut")
-            self._inspector.enforcer.connections.cut([self._owned])
-        finally:
-            self._moved.set()
+        with FailClosed("inspection failed: the connection is cut", self._cut):
+            self.timeout_watchdog.register_activity()
+            try:
+                is_over = self._inspector.turnstile.is_over
+                yield from handled(self.layer, event, self._perform, self._is_severed, is_over)
+            except FloodError as flood:
+                log.warning("%s: the connection is cut", flood)
+                self._cut()
+        self._moved.set()
 
     def _perform(self, command: commands.Command, done: list[events.Event]) -> None:
         if isinstance(command, commands.StartHook):
@@ -308,12 +306,10 @@ class _Handler(server.LiveConnectionHandler):
     ) -> None:
         async def finish() -> None:
             try:
-                await unfinished
-                self._note_refusal(hook)
-                await self.server_event(events.HookCompleted(hook))
-            except Exception:
-                log.exception("a hook failed: the connection is cut")
-                self._inspector.enforcer.connections.cut([self._owned])
+                with FailClosed("a hook failed: the connection is cut", self._cut):
+                    await unfinished
+                    self._note_refusal(hook)
+                    await self.server_event(events.HookCompleted(hook))
             finally:
                 _drop_task(self._owned)
 
@@ -352,11 +348,8 @@ class _Handler(server.LiveConnectionHandler):
 
     async def open_connection(self, command: commands.OpenConnection) -> None:
         """Their method with our dialer; a fault ends the connection, which would else wait for ever."""
-        try:
+        with FailClosed("an upstream could not be opened: the connection is cut", self._cut):
             await self._open(command)
-        except Exception:
-            log.exception("an upstream could not be opened: the connection is cut")
-            self._inspector.enforcer.connections.cut([self._owned])
 
     async def _open(self, command: commands.OpenConnection) -> None:
         owned, target = self._owned, command.connection
@@ -385,6 +378,9 @@ class _Handler(server.LiveConnectionHandler):
             await self.handle_connection(target, events.OpenConnectionCompleted(command, None))
         finally:
             _drop_task(owned)
+
+    def _cut(self) -> None:
+        self._inspector.enforcer.connections.cut([self._owned])
 
     def _is_severed(self) -> bool:
         return self._owned.severed  # asked anew after every await

@@ -172,7 +172,7 @@ async def test_usage_is_told_when_something_changed(control, linked):
     from haltwire.wire.names import AgentRef
 
     await asyncio.wait_for(linked.ready.wait(), 5)
-    linked.enforcer.tallies.seen(AgentRef(("acme", "prod", "mailer")), "i-1", utc_now())
+    linked.enforcer.tallies.seen("T1", AgentRef(("acme", "prod", "mailer")), "i-1", utc_now())
     usage = await control.hear(Usage, lambda u: u.instances)
     assert usage.instances[0].instance == "i-1"
 

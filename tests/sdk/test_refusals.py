@@ -44,6 +44,7 @@ STATUSES = {
     "agent_required": 407,
     "authority_mismatch": 421,
     "identity_switched": 421,
+    "too_many_instances": 429,
     "headers_too_large": 431,
     "upstream_unreachable": 502,
     "upstream_timeout": 504,
@@ -113,7 +114,7 @@ def test_only_407_challenges_and_only_ours_can_be_retried(code):
     given = refusal(code)
     fields = dict(given.headers())
     assert (CHALLENGE in given.headers()) is (given.status == 407)
-    assert ("Retry-After" in fields) is (given.status == 503)
+    assert ("Retry-After" in fields) is (given.status in (429, 503))
     assert (fields.get("x-should-retry") == "false") is (code == "agent_killed")
 
 

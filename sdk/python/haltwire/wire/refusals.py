@@ -41,6 +41,7 @@ CODES = MappingProxyType(
         "request_too_large": _Code(413, "Content Too Large", "http_request_error"),
         "authority_mismatch": _Code(421, "Misdirected Request", "http_request_denied"),
         "identity_switched": _Code(421, "Misdirected Request", "http_request_denied"),
+        "too_many_instances": _Code(429, "Too Many Requests", "http_request_denied", 60),
         "headers_too_large": _Code(431, "Request Header Fields Too Large", "http_request_error"),
         "upstream_unreachable": _Code(502, "Bad Gateway", "destination_unavailable"),
         "upstream_timeout": _Code(504, "Gateway Timeout", "connection_timeout"),
