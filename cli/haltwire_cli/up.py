@@ -15,6 +15,7 @@ import click
 
 from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
+from haltwire_cli.limiting import limit_option
 from haltwire_cli.listen import Address
 from haltwire_cli.options import cidr, data_dir_option, duration, listen_address
 
@@ -109,6 +110,7 @@ def _cores() -> int:
     show_envvar=True,
     help="Range of addresses to let agents reach although it is denied by default. Repeatable; spaces between in the variable.",
 )
+@limit_option
 def up(
     data_dir: Path,
     proxy_listen: Address,
@@ -119,6 +121,7 @@ def up(
     tunnel_hosts: tuple[str, ...],
     upstream_ca: Path | None,
     allow_to: tuple[str, ...],
+    limits: tuple[str, ...],
 ) -> None:
     """Start the control server and the proxy; Ctrl-C stops everything."""
     _check_installation()
@@ -136,6 +139,7 @@ def up(
         tunnel_hosts,
         upstream_ca,
         allow_to,
+        limits,
     )
     home = Home(plan.data_dir)
 

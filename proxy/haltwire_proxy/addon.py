@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from haltwire.wire.refusals import Refusal
 from mitmproxy import http, tcp
 
+from haltwire_proxy import overload
 from haltwire_proxy.agent_api import HOST, AgentApi
-from haltwire_proxy.connections import Connection, Exchange, Side
+from haltwire_proxy.connections import Connection
 from haltwire_proxy.destinations import canonical_host, parse_authority
 from haltwire_proxy.enforcer import Enforcer, failed
+from haltwire_proxy.exchanges import Exchange, Side
 from haltwire_proxy.gate import Held
 from haltwire_proxy.head import has_control
 from haltwire_proxy.identity import agrees, is_ours
@@ -107,6 +109,12 @@ class Addon:
         """A response head has been read: pass the body on as it comes."""
         exchange = flow.metadata.get(_EXCHANGE)
         if exchange is not None and flow.response is not None:
+            if len(flow.response.headers.fields) > self._enforcer.limits.head_fields:
+                self._enforcer.tallies.count("limit.head_fields")
+                flow.metadata[_REFUSAL] = Refusal(
+                    "upstream_unreachable", f"{flow.request.host} sent too many header fields."
+                )
+                return
             exchange.answered_at = self._enforcer.now()
             flow.response.stream = self._answering(exchange)
             flow.response.headers.pop("alt-svc", None)  # HTTP/3 would go around us
@@ -155,6 +163,8 @@ class Addon:
         # Everything is judged again afterwards: orders, tokens and the connection may all have changed.
         owned, connections = _owner(flow), self._enforcer.connections
         wait.task = asyncio.current_task()
+        load = owned.load
+        load.requests += 1
         decision: Refusal | Held | None = None
         try:
             while not wait.given_up:
@@ -170,6 +180,8 @@ class Addon:
         except Exception:
             log.exception("a held request failed")
             decision = failed()
+        finally:
+            load.requests -= 1
         wait.task = None
         if not wait.given_up:
             self._settle(flow, decision)
@@ -188,7 +200,9 @@ class Addon:
         if decision is not None:
             owned.tally.refused += 1
             self._enforcer.tallies.touch(owned.tally)
-            flow.metadata[_REFUSAL] = decision if isinstance(decision, Refusal) else failed()
+            refusal = decision if isinstance(decision, Refusal) else failed()
+            self._enforcer.tallies.count(f"refused.{refusal.code}")
+            flow.metadata[_REFUSAL] = refusal
             return
         if _AGENT_API in flow.metadata:
             return
@@ -196,6 +210,7 @@ class Addon:
             field for field in request.headers.fields if not is_ours(field[0])
         )
         owned.tally.requests += 1
+        self._enforcer.tallies.count("requests")
         self._enforcer.tallies.touch(owned.tally)
         exchange = Exchange(
             method=request.method,
@@ -203,7 +218,7 @@ class Addon:
             path=request.path.partition("?")[0].partition("#")[0],
             started_at=self._enforcer.now(),
         )
-        owned.exchanges.append(exchange)
+        owned.begin(exchange)
         flow.metadata[_EXCHANGE] = exchange
         request.stream = _sending(exchange)
 
@@ -213,6 +228,8 @@ class Addon:
         if tokens is None or owned.severed:
             return failed()
         fields = request.headers.fields
+        if len(fields) > self._enforcer.limits.head_fields:
+            return overload.exceeded("head_fields", self._enforcer.tallies)
         refusal = _malformed(request) or agrees(
             fields,
             owned.identity,
@@ -230,7 +247,8 @@ class Addon:
         decision = self._enforcer.decide(owned.identity)
         if isinstance(decision, Refusal):
             return decision
-        return _another_host(request) or _another_sni(flow) or decision
+        misdirected = _another_host(request) or _another_sni(flow)
+        return misdirected or overload.request(self._enforcer, owned) or decision
 
     def _answering(self, exchange: Exchange) -> Callable[[bytes], bytes]:
         def count(data: bytes) -> bytes:
@@ -288,9 +306,8 @@ def complete(flow: http.HTTPFlow) -> None:
 def end(flow: http.HTTPFlow) -> None:
     """Nothing of the flow's request or response is under way any more. Idempotent."""
     exchange = flow.metadata.get(_EXCHANGE)
-    exchanges = _owner(flow).exchanges
-    if exchange in exchanges:
-        exchanges.remove(exchange)
+    if exchange is not None:
+        _owner(flow).finish(exchange)
 
 
 def _owner(flow: http.HTTPFlow) -> Connection:

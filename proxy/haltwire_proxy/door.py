@@ -17,21 +17,21 @@ from typing import cast
 
 from haltwire.wire.refusals import Refusal
 
-from haltwire_proxy import sever
+from haltwire_proxy import overload, sever
 from haltwire_proxy.agent_api import HOST as AGENT_API_HOST
 from haltwire_proxy.agent_api import AgentApi
 from haltwire_proxy.connections import Connection
 from haltwire_proxy.destinations import Dialer, parse_authority
 from haltwire_proxy.enforcer import Enforcer, HeldUpError, failed
-from haltwire_proxy.head import END_OF_HEAD, MAX_HEAD_BYTES, Head, first_byte_fits, parse_head
+from haltwire_proxy.head import END_OF_HEAD, Head, first_byte_fits, parse_head
 from haltwire_proxy.identity import Identity, identify
 from haltwire_proxy.inspector import Inspector
-from haltwire_proxy.refuse import RefusalRate, response_bytes
+from haltwire_proxy.overload import Overload
+from haltwire_proxy.refuse import response_bytes
 from haltwire_proxy.transport import close_gracefully, raw_socket
 from haltwire_proxy.tunnel import TunnelEnd
 
 log = logging.getLogger(__name__)
-HEAD_TIMEOUT_S = 30.0
 LINGER_S = 2.0
 "How long a refused client may go on sending before it is cut off: an early reset would eat our answer."
 MAX_EARLY_BYTES = 64 * 1024
@@ -49,10 +49,13 @@ class Services:
     agent_api: AgentApi
     tls: str
     tunnel_hosts: tuple[str, ...]
-    rate: RefusalRate = field(default_factory=RefusalRate)
+    overload: Overload = field(init=False)
     doors: set[Door] = field(default_factory=set)
     closed: bool = False
     "Whether this worker stops: what was accepted a moment ago is not served any more."
+
+    def __post_init__(self) -> None:
+        self.overload = Overload(self.enforcer, self.agent_api)
 
     def intercepts(self, identity: Identity, host: str) -> bool:
         """Whether this agent's traffic to this host is read inside TLS."""
@@ -90,7 +93,10 @@ class Door(asyncio.Protocol):
         sever.arm(raw_socket(transport))
         self._peer = peer[0]
         self._services.doors.add(self)
-        self._wait(HEAD_TIMEOUT_S)
+        self._wait(self._services.enforcer.limits.head_s)
+        if not self._services.overload.lobby.enter(self, self._peer, self.fileno()):
+            self._refuse(self._services.overload.refuse("connections"))
+            self._end()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a head, or early bytes behind one."""
@@ -112,10 +118,17 @@ class Door(asyncio.Protocol):
         self._transport = None
         self._stop_waiting()
         self._services.doors.discard(self)
+        self._services.overload.lobby.leave(self, self._peer)
         if self._task is not None:
             self._task.cancel()
         if self._connection is not None:
             self._services.enforcer.connections.forget(self._connection)
+
+    def make_way(self, limit: str) -> None:
+        """Nothing is known of this client, and others need the room (see lobby.Guest)."""
+        if self._on_data is not None:
+            self._refuse(self._services.overload.refuse(limit))
+        self._end()
 
     # One side of a registered connection, until a tunnel end takes over (see connections.Side).
 
@@ -144,13 +157,12 @@ class Door(asyncio.Protocol):
                     "malformed_request", "This port speaks HTTP/1.1 as a proxy; that was not HTTP."
                 )
             )
+        limits = self._services.enforcer.limits
         end = self._buffer.find(END_OF_HEAD)
-        if end < 0 and len(self._buffer) <= MAX_HEAD_BYTES:
+        if end < 0 and len(self._buffer) <= limits.head_bytes:
             return None
-        if end < 0 or end > MAX_HEAD_BYTES:
-            return self._refuse(
-                Refusal("headers_too_large", "The request head is larger than 64 KiB.")
-            )
+        if end < 0 or end > limits.head_bytes:
+            return self._refuse(self._services.overload.refuse("head_bytes"))
         raw = bytes(self._buffer[: end + len(END_OF_HEAD)])
         try:
             head = parse_head(raw)
@@ -158,6 +170,8 @@ class Door(asyncio.Protocol):
             return self._refuse(Refusal("malformed_request", f"{error}."))
         del self._buffer[: len(raw)]
         self._stop_waiting()
+        if len(head.headers) > limits.head_fields:
+            return self._refuse(self._services.overload.refuse("head_fields"))
         return self._admit(head, raw)
 
     def _admit(self, head: Head, raw: bytes) -> None:
@@ -182,8 +196,12 @@ class Door(asyncio.Protocol):
         inspect = not connect or services.intercepts(identity, host)
         if isinstance(decision, Refusal):
             inside = connect and inspect and decision.kill is not None
-            if not inside or services.rate.exceeded(identity.agent):
+            if not inside or services.overload.refusal_inside(identity.agent):
                 return self._refuse(decision, identity)
+        too_many = services.overload.connection(identity, handshake=connect and inspect)
+        if too_many is not None:
+            return self._refuse(decision if isinstance(decision, Refusal) else too_many, identity)
+        services.overload.lobby.leave(self, self._peer)
         connection = services.enforcer.connections.register(
             identity, "inspected" if connect else "plain", host, self
         )
@@ -260,12 +278,14 @@ class Door(asyncio.Protocol):
             up.abort()
             return
         decision = self._services.enforcer.decide(connection.identity)
+        decision = decision or overload.upstream(self._services.enforcer, up.fileno())
         if decision is not None:
             up.abort()
             if isinstance(decision, Refusal):
                 self._refuse(decision, connection.identity)
             return
         connection.tally.requests += 1
+        self._services.enforcer.tallies.count("requests")
         connection.tally.tunnelled = True
         connection.upstreams.append(up)
         connection.tasks.clear()
@@ -289,10 +309,14 @@ class Door(asyncio.Protocol):
                 Refusal("destination_denied", f"Use http://{AGENT_API_HOST}/, without TLS."),
                 identity,
             )
+        too_many = self._services.overload.call(identity)
+        if too_many is not None:
+            return self._refuse(too_many, identity)
         transport = self._transport
         assert transport is not None
         self._on_data = None
         self._services.doors.discard(self)
+        self._services.overload.lobby.leave(self, self._peer)
         early = bytes(self._buffer) if connect else raw + bytes(self._buffer)
         self._buffer.clear()
         if connect:
@@ -309,8 +333,9 @@ class Door(asyncio.Protocol):
         self._challenges += 1
         if not answerable or self._challenges > MAX_CHALLENGES or self._transport is None:
             return self._refuse(refusal)
+        services.enforcer.tallies.count(f"refused.{refusal.code}")
         self._transport.write(response_bytes(refusal, close=False, head=self._is_head))
-        return self._wait(HEAD_TIMEOUT_S)
+        return self._wait(services.enforcer.limits.head_s)
 
     def _refuse(self, refusal: Refusal, identity: Identity | None = None) -> None:
         """Answer, read nothing more as a request, and close."""
@@ -329,6 +354,8 @@ class Door(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
+        self._services.enforcer.tallies.count(f"refused.{refusal.code}")
+        self._services.overload.lobby.wait(self, self._peer)
         transport.write(response_bytes(refusal, close=True, head=self._is_head))
         sever.disarm(raw_socket(transport))
         transport.resume_reading()
@@ -339,7 +366,14 @@ class Door(asyncio.Protocol):
 
     def _wait(self, seconds: float) -> None:
         self._stop_waiting()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._end)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        too_slow = self._services.overload.refuse("head_s")
+        if self._buffer:
+            self._refuse(too_slow)
+        else:
+            self._end()  # nothing was asked
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:
