@@ -24,6 +24,7 @@ _MODULES = (
     "httptools",
     "mitmproxy",
     "platformdirs",
+    "prometheus_client",
     "pydantic",
     "sqlite_utils",
     "uvloop",

@@ -41,6 +41,7 @@ class AgentsApi:
             i.instance == instance and i.finished_at for i in service.ledger.instances(agent)
         )
         known, is_new = service.ledger.beat(agent, instance, beat, moment)
+        service.metrics.heartbeats.inc()
         events = [seen_event(known)] if is_new else []
         if known.finished_at is not None and not was_finished:
             selector = Selector.of(agent, instance)

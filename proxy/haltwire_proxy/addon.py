@@ -86,6 +86,8 @@ class Addon:
         if flow.error is not None:
             return None  # mitmproxy found no valid request in it, and says so
         decision = self._decide(flow)
+        if not isinstance(decision, Refusal) and _AGENT_API not in flow.metadata:
+            decision = overload.request(self._enforcer, _owner(flow)) or decision
         if isinstance(decision, Held):
             flow.metadata[_WAIT] = wait = _Wait()
             return self._wait(flow, wait)
@@ -247,8 +249,7 @@ class Addon:
         decision = self._enforcer.decide(owned.identity)
         if isinstance(decision, Refusal):
             return decision
-        misdirected = _another_host(request) or _another_sni(flow)
-        return misdirected or overload.request(self._enforcer, owned) or decision
+        return _another_host(request) or _another_sni(flow) or decision
 
     def _answering(self, exchange: Exchange) -> Callable[[bytes], bytes]:
         def count(data: bytes) -> bytes:

@@ -164,8 +164,8 @@ class _Handler(server.LiveConnectionHandler):
 
     def _give_up(self, limit: str) -> None:
         """The client has taken too long."""
-        if limit == "handshake_s":
-            self._inspector.enforcer.tallies.count("limit.handshake_s")
+        if not any(isinstance(one, Http) for one in self.layer.context.layers):
+            self._inspector.enforcer.tallies.count(f"limit.{limit}")
             self._inspector.enforcer.connections.cut([self._owned])
             return
         loop = asyncio.get_running_loop()

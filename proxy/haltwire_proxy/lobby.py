@@ -95,7 +95,7 @@ class Lobby:
             return False
         address = self._fullest()
         is_crowd = len(self._addresses[address]) > self._limits.address_waiting
-        return self._close_oldest(address, "connections", spared_s=0 if is_crowd else SPARED_S)
+        return self._close_oldest(address, "connections", is_spared=not is_crowd)
 
     def _is_crowded(self) -> bool:
         most = len(self._addresses[self._fullest()]) if self.count else 0
@@ -104,9 +104,9 @@ class Lobby:
     def _fullest(self) -> str:
         return max(self._addresses, key=lambda address: len(self._addresses[address]))
 
-    def _close_oldest(self, address: str, limit: str, spared_s: float = SPARED_S) -> bool:
+    def _close_oldest(self, address: str, limit: str, is_spared: bool = True) -> bool:
         guest, since = next(iter(self._addresses[address].items()))
-        if self._clock() - since < spared_s:
+        if is_spared and self._clock() - since < SPARED_S:
             return False
         guest.make_way(limit)
         self.leave(guest, address)

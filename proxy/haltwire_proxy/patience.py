@@ -75,7 +75,7 @@ def waited_for(owned: Connection, context: _Layers) -> tuple[str, object] | None
         return None
     http = next((one for one in context.layers if isinstance(one, Http)), None)
     if http is None:
-        return ("handshake_s", None)
+        return ("head_s" if context.client.tls_established else "handshake_s", None)
     framing = http.protocol(context.client)
     if isinstance(framing, Http1Connection):
         if framing.state != framing.read_headers:
