@@ -49,6 +49,7 @@ class Plan:
     upstream_ca: Path | None
     allow_to: tuple[str, ...]
     connect_ports: tuple[int, ...] = ()
+    limits: tuple[str, ...] = ()
 
 
 Ready = Callable[[Endpoints], None]
@@ -174,6 +175,7 @@ def _stages(plan: Plan, claim: int, listeners: Listeners) -> tuple[tuple[Child, 
                 "own_addresses": [(a.host, a.port) for a in (proxy_address, control_address)],
                 "allow_to": plan.allow_to,
                 "connect_ports": plan.connect_ports,
+                "limits": plan.limits,
                 "beyond_loopback": not is_loopback(proxy_address),
             },
         )
@@ -225,6 +227,7 @@ async def _serve(role: str, instructions: Mapping[str, Any]) -> None:
             "own_addresses": tuple((h, p) for h, p in instructions["own_addresses"]),
             "allow_to": tuple(instructions["allow_to"]),
             "connect_ports": tuple(instructions["connect_ports"]),
+            "limits": tuple(instructions["limits"]),
         }
         await worker.serve(worker.WorkerConfig(**{**instructions, **lists}), ready)
 

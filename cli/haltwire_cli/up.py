@@ -15,6 +15,7 @@ import click
 
 from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
+from haltwire_cli.limiting import limit_option
 from haltwire_cli.listen import Address
 from haltwire_cli.options import cidr, data_dir_option, duration, listen_address
 
@@ -23,6 +24,7 @@ _MODULES = (
     "httptools",
     "mitmproxy",
     "platformdirs",
+    "prometheus_client",
     "pydantic",
     "sqlite_utils",
     "uvloop",
@@ -119,6 +121,7 @@ def _cores() -> int:
     show_envvar=True,
     help="Port that agents may CONNECT to besides 80 and 443. Without it, all when --proxy-listen is a loopback address, and else no other. Repeatable; spaces between in the variable.",
 )
+@limit_option
 def up(
     data_dir: Path,
     proxy_listen: Address,
@@ -130,6 +133,7 @@ def up(
     upstream_ca: Path | None,
     allow_to: tuple[str, ...],
     connect_ports: tuple[int, ...],
+    limits: tuple[str, ...],
 ) -> None:
     """Start the control server and the proxy; Ctrl-C stops everything."""
     _check_installation()
@@ -148,6 +152,7 @@ def up(
         upstream_ca,
         allow_to,
         connect_ports,
+        limits,
     )
     home = Home(plan.data_dir)
 

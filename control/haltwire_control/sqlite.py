@@ -71,6 +71,7 @@ class SqliteStore(SqliteReader):
                     f"{path} cannot be used ({error}): restore it from a backup, or choose another --data-dir"
                 ) from error
             raise
+        self.failures = 0
         self._jobs = Jobs()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._blocked_until = 0.0
@@ -169,6 +170,7 @@ class SqliteStore(SqliteReader):
         if not isinstance(error, (sqlite3.Error, OSError, StoreError)):
             job.error = error
             return
+        self.failures += 1
         log.error("the store takes no change: %s", error)
         if job.fallback is None:
             job.error = StoreError("the store could not take it: nothing was changed")

@@ -75,6 +75,9 @@ class Listener(Protocol):
 class Store(Protocol):
     """State, events and receipts on disk."""
 
+    failures: int
+    "Changes that could not be written, since the start."
+
     def start(self, listener: Listener) -> State:
         """Begin to take changes; the state as it was left. Called once, inside the event loop."""
 

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from haltwire.wire.refusals import Refusal
 from mitmproxy import http, tcp
 
+from haltwire_proxy import overload
 from haltwire_proxy.agent_api import HOST, AgentApi
-from haltwire_proxy.connections import Connection, Exchange, Side
+from haltwire_proxy.connections import Connection
 from haltwire_proxy.destinations import canonical_host, parse_authority
 from haltwire_proxy.enforcer import Enforcer, failed
+from haltwire_proxy.exchanges import Exchange, Side
 from haltwire_proxy.gate import Held
 from haltwire_proxy.head import has_control
 from haltwire_proxy.hops import forwarded
@@ -87,6 +89,8 @@ class Addon:
         if flow.error is not None:
             return None  # mitmproxy found no valid request in it, and says so
         decision = self._decide(flow)
+        if not isinstance(decision, Refusal) and _AGENT_API not in flow.metadata:
+            decision = overload.request(self._enforcer, _owner(flow)) or decision
         if isinstance(decision, Held):
             flow.metadata[_WAIT] = wait = _Wait()
             return self._wait(flow, wait)
@@ -110,6 +114,12 @@ class Addon:
         """A response head has been read: pass the body on as it comes."""
         exchange = flow.metadata.get(_EXCHANGE)
         if exchange is not None and flow.response is not None:
+            if len(flow.response.headers.fields) > self._enforcer.limits.head_fields:
+                self._enforcer.tallies.count("limit.head_fields")
+                flow.metadata[_REFUSAL] = Refusal(
+                    "upstream_unreachable", f"{flow.request.host} sent too many header fields."
+                )
+                return
             exchange.answered_at = self._enforcer.now()
             flow.response.stream = self._answering(exchange)
             flow.response.headers.pop("alt-svc", None)  # HTTP/3 would go around us
@@ -158,6 +168,8 @@ class Addon:
         # Everything is judged again afterwards: orders, tokens and the connection may all have changed.
         owned, connections = _owner(flow), self._enforcer.connections
         wait.task = asyncio.current_task()
+        load = owned.load
+        load.requests += 1
         decision: Refusal | Held | None = None
         try:
             while not wait.given_up:
@@ -173,6 +185,8 @@ class Addon:
         except Exception:
             log.exception("a held request failed")
             decision = failed()
+        finally:
+            load.requests -= 1
         wait.task = None
         if not wait.given_up:
             self._settle(flow, decision)
@@ -191,13 +205,16 @@ class Addon:
         if decision is not None:
             owned.tally.refused += 1
             self._enforcer.tallies.touch(owned.tally)
-            flow.metadata[_REFUSAL] = decision if isinstance(decision, Refusal) else failed()
-            self._note_mismatch(flow, flow.metadata[_REFUSAL])
+            refusal = decision if isinstance(decision, Refusal) else failed()
+            self._enforcer.tallies.count(f"refused.{refusal.code}")
+            flow.metadata[_REFUSAL] = refusal
+            self._note_mismatch(flow, refusal)
             return
         if _AGENT_API in flow.metadata:
             return
         request.headers.fields = forwarded(request.headers.fields)
         owned.tally.requests += 1
+        self._enforcer.tallies.count("requests")
         self._enforcer.tallies.touch(owned.tally)
         exchange = Exchange(
             method=request.method,
@@ -205,7 +222,7 @@ class Addon:
             path=request.path.partition("?")[0].partition("#")[0],
             started_at=self._enforcer.now(),
         )
-        owned.exchanges.append(exchange)
+        owned.begin(exchange)
         flow.metadata[_EXCHANGE] = exchange
         request.stream = _sending(exchange)
 
@@ -222,6 +239,8 @@ class Addon:
         if tokens is None or owned.severed:
             return failed()
         fields = request.headers.fields
+        if len(fields) > self._enforcer.limits.head_fields:
+            return overload.exceeded("head_fields", self._enforcer.tallies)
         refusal = _malformed(request) or agrees(
             fields,
             owned.identity,
@@ -297,9 +316,8 @@ def complete(flow: http.HTTPFlow) -> None:
 def end(flow: http.HTTPFlow) -> None:
     """Nothing of the flow's request or response is under way any more. Idempotent."""
     exchange = flow.metadata.get(_EXCHANGE)
-    exchanges = _owner(flow).exchanges
-    if exchange in exchanges:
-        exchanges.remove(exchange)
+    if exchange is not None:
+        _owner(flow).finish(exchange)
 
 
 def _owner(flow: http.HTTPFlow) -> Connection:

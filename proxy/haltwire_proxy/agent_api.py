@@ -110,6 +110,7 @@ class AgentApiSession(asyncio.Protocol):
     """One call on a connection of its own: read whole, answered, closed."""
 
     def __init__(self, api: AgentApi, identity: Identity) -> None:
+        self.agent = identity.agent
         self._api = api
         self._identity = identity
         self._transport: asyncio.Transport | None = None

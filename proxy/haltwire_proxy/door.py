@@ -16,7 +16,7 @@ from typing import cast
 
 from haltwire.wire.refusals import Refusal
 
-from haltwire_proxy import sever
+from haltwire_proxy import overload, sever
 from haltwire_proxy.agent_api import HOST as AGENT_API_HOST
 from haltwire_proxy.agent_api import AgentApi
 from haltwire_proxy.clienthello import Greeting
@@ -25,14 +25,14 @@ from haltwire_proxy.destinations import Dialer, parse_authority
 from haltwire_proxy.enforcer import Enforcer, HeldUpError, failed
 from haltwire_proxy.faults import FailClosed
 from haltwire_proxy.guesses import Guesses
-from haltwire_proxy.head import END_OF_HEAD, MAX_HEAD_BYTES, Head, first_byte_fits, parse_head
+from haltwire_proxy.head import END_OF_HEAD, Head, first_byte_fits, parse_head
 from haltwire_proxy.identity import Identity, identify
 from haltwire_proxy.inspector import Inspector
-from haltwire_proxy.refuse import RefusalRate, response_bytes
+from haltwire_proxy.overload import Overload
+from haltwire_proxy.refuse import response_bytes
 from haltwire_proxy.transport import close_gracefully, raw_socket
 from haltwire_proxy.tunnel import TunnelEnd
 
-HEAD_TIMEOUT_S = 30.0
 LINGER_S = 2.0
 "How long a refused client may go on sending before it is cut off: an early reset would eat our answer."
 MAX_EARLY_BYTES = 64 * 1024
@@ -50,11 +50,14 @@ class Services:
     agent_api: AgentApi
     tls: str
     tunnel_hosts: tuple[str, ...]
-    rate: RefusalRate = field(default_factory=RefusalRate)
     guesses: Guesses = field(default_factory=Guesses)
+    overload: Overload = field(init=False)
     doors: set[Door] = field(default_factory=set)
     closed: bool = False
     "Whether this worker stops: what was accepted a moment ago is not served any more."
+
+    def __post_init__(self) -> None:
+        self.overload = Overload(self.enforcer, self.agent_api)
 
     def intercepts(self, identity: Identity, host: str) -> bool:
         """Whether this agent's traffic to this host is read inside TLS."""
@@ -92,7 +95,10 @@ class Door(asyncio.Protocol):
         sever.arm(raw_socket(transport))
         self._peer = peer[0]
         self._services.doors.add(self)
-        self._wait(HEAD_TIMEOUT_S)
+        self._wait(self._services.enforcer.limits.head_s)
+        if not self._services.overload.lobby.enter(self, self._peer, self.fileno()):
+            self._refuse(self._services.overload.refuse("connections"))
+            self._end()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a head, or early bytes behind one."""
@@ -111,10 +117,17 @@ class Door(asyncio.Protocol):
         self._transport = None
         self._stop_waiting()
         self._services.doors.discard(self)
+        self._services.overload.lobby.leave(self, self._peer)
         if self._task is not None:
             self._task.cancel()
         if self._connection is not None:
             self._services.enforcer.connections.forget(self._connection)
+
+    def make_way(self, limit: str) -> None:
+        """Nothing is known of this client, and others need the room (see lobby.Guest)."""
+        if self._on_data is not None:
+            self._refuse(self._services.overload.refuse(limit))
+        self._end()
 
     # One side of a registered connection, until a tunnel end takes over (see connections.Side).
 
@@ -143,13 +156,12 @@ class Door(asyncio.Protocol):
                     "malformed_request", "This port speaks HTTP/1.1 as a proxy; that was not HTTP."
                 )
             )
+        limits = self._services.enforcer.limits
         end = self._buffer.find(END_OF_HEAD)
-        if end < 0 and len(self._buffer) <= MAX_HEAD_BYTES:
+        if end < 0 and len(self._buffer) <= limits.head_bytes:
             return None
-        if end < 0 or end > MAX_HEAD_BYTES:
-            return self._refuse(
-                Refusal("headers_too_large", "The request head is larger than 64 KiB.")
-            )
+        if end < 0 or end > limits.head_bytes:
+            return self._refuse(self._services.overload.refuse("head_bytes"))
         raw = bytes(self._buffer[: end + len(END_OF_HEAD)])
         try:
             head = parse_head(raw)
@@ -157,6 +169,8 @@ class Door(asyncio.Protocol):
             return self._refuse(Refusal("malformed_request", f"{error}."))
         del self._buffer[: len(raw)]
         self._stop_waiting()
+        if len(head.headers) > limits.head_fields:
+            return self._refuse(self._services.overload.refuse("head_fields"))
         return self._admit(head, raw)
 
     def _admit(self, head: Head, raw: bytes) -> None:
@@ -183,13 +197,17 @@ class Door(asyncio.Protocol):
         inspect = not connect or services.intercepts(identity, host)
         if isinstance(decision, Refusal):
             inside = connect and inspect and decision.kill is not None and room is None
-            if not inside or services.rate.exceeded(identity.agent):
+            if not inside or services.overload.refusal_inside(identity.agent):
                 return self._refuse(decision, identity)
         elif connect and inspect:
             # Before our 200: behind it, a protocol that is not HTTP could only be cut off.
             denied = services.dialer.rules.check_name(host, port, connect=True)
             if denied is not None:
                 return self._refuse(denied, identity)
+        too_many = services.overload.connection(identity, handshake=connect and inspect)
+        if too_many is not None:
+            return self._refuse(decision if isinstance(decision, Refusal) else too_many, identity)
+        services.overload.lobby.leave(self, self._peer)
         connection = services.enforcer.connections.register(
             identity, "inspected" if connect else "plain", host, self
         )
@@ -264,12 +282,14 @@ class Door(asyncio.Protocol):
             up.abort()
             return
         decision = self._services.enforcer.decide(connection.identity)
+        decision = decision or overload.upstream(self._services.enforcer, up.fileno())
         if decision is not None:
             up.abort()
             if isinstance(decision, Refusal):
                 self._refuse(decision, connection.identity)
             return
         connection.tally.requests += 1
+        self._services.enforcer.tallies.count("requests")
         connection.tally.tunnelled = True
         connection.upstreams.append(up)
         connection.tasks.clear()
@@ -293,10 +313,14 @@ class Door(asyncio.Protocol):
                 Refusal("destination_denied", f"Use http://{AGENT_API_HOST}/, without TLS."),
                 identity,
             )
+        too_many = self._services.overload.call(identity)
+        if too_many is not None:
+            return self._refuse(too_many, identity)
         transport = self._transport
         assert transport is not None
         self._on_data = None
         self._services.doors.discard(self)
+        self._services.overload.lobby.leave(self, self._peer)
         early = bytes(self._buffer) if connect else raw + bytes(self._buffer)
         self._buffer.clear()
         if connect:
@@ -332,8 +356,10 @@ class Door(asyncio.Protocol):
     def _answer_rejected(self, refusal: Refusal, *, is_last: bool) -> None:
         if is_last or self._transport is None:
             return self._refuse(refusal)
+        enforcer = self._services.enforcer
+        enforcer.tallies.count(f"refused.{refusal.code}")
         self._transport.write(response_bytes(refusal, close=False, head=self._is_head))
-        return self._wait(HEAD_TIMEOUT_S)
+        return self._wait(enforcer.limits.head_s)
 
     def _refuse(self, refusal: Refusal, identity: Identity | None = None) -> None:
         """Answer, read nothing more as a request, and close."""
@@ -352,6 +378,8 @@ class Door(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
+        self._services.enforcer.tallies.count(f"refused.{refusal.code}")
+        self._services.overload.lobby.wait(self, self._peer)
         transport.write(response_bytes(refusal, close=True, head=self._is_head))
         sever.disarm(raw_socket(transport))
         transport.resume_reading()
@@ -371,7 +399,14 @@ class Door(asyncio.Protocol):
 
     def _wait(self, seconds: float) -> None:
         self._stop_waiting()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._end)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        too_slow = self._services.overload.refuse("head_s")
+        if self._buffer:
+            self._refuse(too_slow)
+        else:
+            self._end()  # nothing was asked
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:

@@ -19,6 +19,7 @@ from haltwire_proxy import gate
 from haltwire_proxy.connections import Connection, Connections, Cut, ask_again
 from haltwire_proxy.gate import Held
 from haltwire_proxy.identity import Identity
+from haltwire_proxy.limits import DEFAULTS, MOST_DESCRIPTORS, Limits, fitted
 from haltwire_proxy.replica import Change, Replica, View
 from haltwire_proxy.reporting import Reporting
 from haltwire_proxy.tally import Tallies
@@ -42,7 +43,16 @@ class Enforced:
 class Enforcer:
     """The one place that turns orders into cuts and questions into decisions."""
 
-    def __init__(self, boottime: Callable[[], float], now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        boottime: Callable[[], float],
+        now: Callable[[], datetime],
+        limits: Limits = DEFAULTS,
+        descriptors: int = MOST_DESCRIPTORS,
+    ) -> None:
+        self.limits = fitted(limits, descriptors)
+        self.descriptors = descriptors
+        "How many this process may have open."
         self.replica = Replica()
         self.tallies = Tallies()
         self.connections = Connections(self.tallies, now)
@@ -118,6 +128,7 @@ class Enforcer:
         """Cut everything: what may pass is no longer known."""
         doomed = self.connections.everything()
         if doomed:
+            self.tallies.count("leases_lost")
             log.warning("lease lost: cutting %d connections", len(doomed))
             self.connections.cut(doomed)
 

@@ -11,7 +11,6 @@ from functools import lru_cache
 
 import httptools
 
-MAX_HEAD_BYTES = 64 * 1024
 MAX_REMEMBERED_BYTES = 2048
 "Heads up to this size are remembered, so that strangers cannot fill the memory: 1024 of them."
 END_OF_HEAD = b"\r\n\r\n"

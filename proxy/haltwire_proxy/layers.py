@@ -55,7 +55,7 @@ class Unread(layers.TCPLayer):
         if self._handle_event == self.relay_messages:
             owned: Connection = self.context.client.owned  # type: ignore[attr-defined]
             owned.kind = "tunnel"
-            owned.tally.requests += 1
+            owned.tally.requests += 1  # not among the totals: this layer knows no enforcer
             owned.tally.tunnelled = True
 
     _handle_event = start

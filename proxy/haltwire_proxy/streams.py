@@ -10,6 +10,7 @@ from collections.abc import Generator
 from functools import partial
 from typing import Any
 
+from h2.errors import ErrorCodes
 from h2.stream import StreamClosedBy
 from haltwire.wire.refusals import Refusal
 from mitmproxy import connection, flow
@@ -51,8 +52,9 @@ from haltwire_proxy.addon import (
     refusal_response,
 )
 from haltwire_proxy.agent_api import MAX_BODY_BYTES
-from haltwire_proxy.floods import Rest, pieces
-from haltwire_proxy.head import MAX_HEAD_BYTES
+from haltwire_proxy.enforcer import Enforcer
+from haltwire_proxy.floods import FloodError, Overdue, Rest, header_block_bytes, pieces
+from haltwire_proxy.overload import exceeded
 from haltwire_proxy.refuse import response_bytes
 from haltwire_proxy.transport import GatedWriter
 
@@ -105,6 +107,8 @@ class Http(HttpLayer):
 
     def __init__(self, context: Context, mode: HTTPMode) -> None:
         super().__init__(context, mode)
+        self._enforcer: Enforcer = context.client.enforcer  # type: ignore[attr-defined]
+        self._head_bytes = self._enforcer.limits.head_bytes
         self.ended: list[layer.Layer] = []
         "Streams that were alive when the client ended."
         self._answered: dict[int, HTTPFlow] = {}
@@ -114,6 +118,9 @@ class Http(HttpLayer):
         """Their method; then a head, or a line of chunked coding, that does not end is not waited for."""
         if isinstance(event, events.ConnectionClosed) and event.connection is self.context.client:
             self.ended += self.streams.values()
+        if isinstance(event, Overdue):
+            yield from self._end_client(event.limit)
+            return
         parts = pieces(event)
         for part in parts:
             if isinstance(part, events.ConnectionEvent) and part.connection not in self.connections:
@@ -126,17 +133,39 @@ class Http(HttpLayer):
         if not isinstance(event, events.DataReceived):
             return
         http1 = self.protocol(event.connection)
-        if not isinstance(http1, Http1Connection) or len(http1.buf) <= MAX_HEAD_BYTES:
+        if isinstance(http1, Http2Connection) and header_block_bytes(http1) > self._head_bytes:
+            raise FloodError("a header block that does not end", "head_bytes")
+        if not isinstance(http1, Http1Connection) or len(http1.buf) <= self._head_bytes:
             return
         if http1.state not in (http1.read_headers, http1.read_body):
             return
         if http1.state == http1.read_headers and isinstance(http1, Http1Server):
-            refusal = Refusal("headers_too_large", "The request head is larger than 64 KiB.")
-            yield commands.SendData(event.connection, response_bytes(refusal, close=True))
-            yield commands.CloseConnection(event.connection)
+            yield from self._refuse_head("head_bytes")
         else:
             yield from self.event_to_child(http1, events.ConnectionClosed(event.connection))
         http1.state = http1.done
+
+    def _refuse_head(self, limit: str) -> layer.CommandGenerator[None]:
+        refusal = exceeded(limit, self._enforcer.tallies)
+        self._enforcer.tallies.count(f"refused.{refusal.code}")
+        yield commands.SendData(self.context.client, response_bytes(refusal, close=True))
+        yield commands.CloseConnection(self.context.client)
+
+    def _end_client(self, limit: str) -> layer.CommandGenerator[None]:
+        """Nothing is asked, or it takes too long to ask: say so where something has been said."""
+        client = self.context.client
+        framing = self.protocol(client)
+        if isinstance(framing, Http1Connection):
+            if framing.buf and limit == "head_s":
+                yield from self._refuse_head(limit)
+                framing.state = framing.done
+                return
+        elif isinstance(framing, Http2Connection):
+            code = ErrorCodes.NO_ERROR if limit == "idle_s" else ErrorCodes.ENHANCE_YOUR_CALM
+            framing.h2_conn.close_connection(code, limit.encode())
+            yield commands.SendData(client, framing.h2_conn.data_to_send())
+        self._enforcer.tallies.count(f"limit.{limit}")
+        yield commands.CloseConnection(client)
 
     def make_stream(self, stream_id: int) -> layer.CommandGenerator[None]:
         """Their method with our stream class."""
@@ -258,6 +287,8 @@ class _Stream(HttpStream):
         refusal = refusal_of(self.flow)
         if refusal is None or self._answered:
             return (yield from super().check_killed(emit_error_hook))
+        if self.flow.response is not None:
+            yield from self._cancel_upstream()
         yield from self._answer(refusal)
         return True
 
@@ -341,6 +372,11 @@ class _Stream(HttpStream):
             yield SendHttp(ResponseData(self.stream_id, body), client)
         yield SendHttp(ResponseEndOfMessage(self.stream_id), client)
         yield from self._drop()
+
+    def _cancel_upstream(self) -> layer.CommandGenerator[None]:
+        end(self.flow)
+        cancel = RequestProtocolError(self.stream_id, "not wanted", ErrorCode.CANCEL)
+        yield SendHttp(cancel, self.context.server)
 
     def _drop(self) -> layer.CommandGenerator[None]:
         self.flow.live = False

@@ -82,6 +82,9 @@ class Tallies:
         self._sweep_at = SWEPT_BEYOND
         self._changed: list[Tally] = []
         self._mismatches: dict[tuple[str, str, str | None], int] = {}
+        self.totals: dict[str, int] = {}
+        "What this proxy has done since its start, by name, without saying for whom."
+        self._told: dict[str, int] = {}
         self.on_new: Callable[[], None] = lambda: None
         "Called for an instance's first sign of life: who may kill it should know its name soon."
 
@@ -124,6 +127,17 @@ class Tallies:
         if not tally.changed:
             tally.changed = True
             self._changed.append(tally)
+
+    def count(self, name: str) -> None:
+        """Add one to a total: `requests`, `refused.CODE`, `limit.NAME`, `leases_lost`."""
+        self.totals[name] = self.totals.get(name, 0) + 1
+
+    def take_totals(self) -> dict[str, int]:
+        """All totals when any has changed since the last call, else nothing."""
+        if self.totals == self._told:
+            return {}
+        self._told = dict(self.totals)
+        return dict(self.totals)
 
     def mismatch(self, source: str, kind: str, agent: str | None) -> None:
         """Count credentials that did not fit."""

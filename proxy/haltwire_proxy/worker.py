@@ -7,6 +7,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from haltwire_proxy.destinations import Dialer, Rules
 from haltwire_proxy.door import Door, Services
 from haltwire_proxy.enforcer import Enforcer
 from haltwire_proxy.inspector import Inspector
+from haltwire_proxy.limits import MOST_DESCRIPTORS, parse
 from haltwire_proxy.link import Link
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,8 @@ class WorkerConfig:
     allow_to: tuple[str, ...] = ()
     beyond_loopback: bool = False
     connect_ports: tuple[int, ...] = ()
+    limits: tuple[str, ...] = ()
+    "NAME=VALUE, see limits.py."
     stop_fd: int = 0
     "Its end means that the parent is gone."
 
@@ -63,7 +67,7 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
     _watch_parent(loop, config.stop_fd, stop)
     async with AsyncExitStack() as closing:
         session = await closing.enter_async_context(aiohttp.ClientSession(trust_env=False))
-        enforcer = Enforcer(boottime, utc_now)
+        enforcer = Enforcer(boottime, utc_now, parse(config.limits), most_descriptors())
         dialer = Dialer(
             Rules(
                 beyond_loopback=config.beyond_loopback,
@@ -103,6 +107,20 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
                 await asyncio.wait_for(link.say_bye(), 2)
             following.cancel()
             await asyncio.gather(following, *inspector.handlers, return_exceptions=True)
+
+
+def most_descriptors() -> int:
+    """How many descriptors this process may have, after having asked for all that the system grants.
+
+    A login shell's 1,024 is made for programs that call select(); we and what we start do not.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = min(hard, MOST_DESCRIPTORS) if hard != resource.RLIM_INFINITY else MOST_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):  # macOS grants less than it names
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            soft = most
+    return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else min(soft, MOST_DESCRIPTORS)
 
 
 def _watch_parent(loop: asyncio.AbstractEventLoop, fd: int, stop: asyncio.Event) -> None:

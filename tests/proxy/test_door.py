@@ -257,12 +257,19 @@ async def test_a_fault_in_the_decision_refuses(world, origin, monkeypatch, caplo
     assert origin.connections == []
 
 
-async def test_a_head_that_never_ends_is_not_waited_for(world, monkeypatch):
-    monkeypatch.setattr(door, "HEAD_TIMEOUT_S", 0.05)
+async def test_a_head_that_never_ends_is_not_waited_for(world):
+    world.limit(head_s=0.05)
     wire = await Wire.open(world.port)
     await wire.send(b"CONNECT a.te")
+    assert (await wire.answer()).json()["error"] == "request_timeout"
     assert await wire.ended() == b""
-    wire.close()
+
+
+async def test_a_client_that_says_nothing_is_told_nothing(world):
+    """What waits unused in a client's pool would take a 408 for the answer to its next request."""
+    world.limit(head_s=0.05)
+    wire = await Wire.open(world.port)
+    assert await wire.ended() == b""
 
 
 def test_a_server_that_speaks_first_is_heard(data_dir, authority):

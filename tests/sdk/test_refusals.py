@@ -26,6 +26,7 @@ FIELDS = [
 ]
 # RFC 9209, section 2.3, those that a refusal may name.
 PROXY_ERRORS = {
+    "connection_limit_reached",
     "connection_timeout",
     "destination_ip_prohibited",
     "destination_unavailable",
@@ -46,6 +47,9 @@ STATUSES = {
     "identity_switched": 421,
     "too_many_instances": 429,
     "headers_too_large": 431,
+    "request_timeout": 408,
+    "rate_exceeded": 429,
+    "proxy_full": 503,
     "upstream_unreachable": 502,
     "upstream_timeout": 504,
     "enforcement_unknown": 503,
@@ -110,7 +114,7 @@ def test_the_contracts_status(code):
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_only_407_challenges_and_only_ours_can_be_retried(code):
+def test_only_407_challenges_and_only_what_passes_can_be_retried(code):
     given = refusal(code)
     fields = dict(given.headers())
     assert (CHALLENGE in given.headers()) is (given.status == 407)

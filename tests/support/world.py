@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from haltwire_proxy.destinations import Dialer, Rules
 from haltwire_proxy.door import Door, Services
 from haltwire_proxy.enforcer import Enforced, Enforcer
 from haltwire_proxy.inspector import Inspector
+from haltwire_proxy.overload import Overload
 
 SECRET = "hwa_" + "s" * 43
 INTERCEPTED = "hwa_" + "i" * 43
@@ -118,6 +120,11 @@ class World:
 
     def renew(self, lease_ms: int = 3_600_000) -> None:
         self.enforcer.renewed(Renewed(boottime(), "epoch", self.revision, lease_ms))
+
+    def limit(self, **limits: float) -> None:
+        """Set limits for what comes from now on; what is counted begins anew."""
+        self.enforcer.limits = replace(self.enforcer.limits, **limits)
+        self.services.overload = Overload(self.enforcer, self.agent_api)
 
     def kill(
         self, selector: str, reason: str | None = "wrong e-mails", mode: str = "cut", **more: Any
