@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -27,6 +28,7 @@ from haltwire_proxy.head import END_OF_HEAD, MAX_HEAD_BYTES, Head, first_byte_fi
 from haltwire_proxy.identity import Identity, identify
 from haltwire_proxy.inspector import Inspector
 from haltwire_proxy.refuse import RefusalRate, response_bytes
+from haltwire_proxy.tls_door import upgrade
 from haltwire_proxy.transport import close_gracefully, raw_socket
 from haltwire_proxy.tunnel import TunnelEnd
 
@@ -49,6 +51,8 @@ class Services:
     agent_api: AgentApi
     tls: str
     tunnel_hosts: tuple[str, ...]
+    listener_tls: ssl.SSLContext | None = None
+    "For clients that speak TLS to the proxy itself."
     rate: RefusalRate = field(default_factory=RefusalRate)
     doors: set[Door] = field(default_factory=set)
     closed: bool = False
@@ -139,6 +143,11 @@ class Door(asyncio.Protocol):
 
     def _read_head(self) -> None:
         if not first_byte_fits(self._buffer):
+            assert self._transport is not None
+            encrypted = upgrade(self._transport, self, self._services.listener_tls, self._buffer)
+            if encrypted is not None:
+                self._transport = encrypted
+                return self._buffer.clear()
             return self._refuse(
                 Refusal(
                     "malformed_request", "This port speaks HTTP/1.1 as a proxy; that was not HTTP."
