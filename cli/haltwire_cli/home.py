@@ -113,12 +113,11 @@ class Home:
             if not self._is_claimed():
                 return None
             document = json.loads(self._endpoints.read_text())
-            pinned = document.get("control_certificate")
             return Endpoints(
                 str(document["proxy_url"]),
                 str(document["control_url"]),
                 str(document["ca_file"]),
-                None if pinned is None else str(pinned),
+                str(document["control_certificate"]) if "control_certificate" in document else None,
             )
         except PermissionError as error:
             raise Failure(

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from haltwire_cli.certificates import Pair, names_of, serves_tls
 from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
 from haltwire_cli.listen import ANYWHERE, Address, address_of, bind, is_loopback, url_of
@@ -30,13 +31,10 @@ from haltwire_cli.listener_tls import (
     Issued,
     ListenerTls,
     Listening,
-    Pair,
     Pins,
     Published,
     followed,
     keep,
-    names_of,
-    serves_tls,
 )
 from haltwire_cli.supervisor import Child, ChildFailedError, supervise
 from haltwire_cli.trust import of_our_authority

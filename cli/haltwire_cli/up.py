@@ -13,10 +13,10 @@ from pathlib import Path
 
 import click
 
+from haltwire_cli.certificates import Pair, check, utc_now
 from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
 from haltwire_cli.listen import Address
-from haltwire_cli.listener_tls import Pair, check, utc_now
 from haltwire_cli.options import cidr, data_dir_option, duration, listen_address
 
 _MODULES = (

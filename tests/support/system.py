@@ -56,8 +56,9 @@ async def run(*command: str, env: dict[str, str] | None = None, timeout: float =
 class System:
     """One `haltwire up`."""
 
-    def __init__(self, data_dir: Path, *options: str) -> None:
+    def __init__(self, data_dir: Path, *options: str, env: dict[str, str] | None = None) -> None:
         self.data_dir = data_dir
+        self._env = CLEAN if env is None else env
         self._options = options
 
     async def __aenter__(self) -> System:
@@ -80,7 +81,7 @@ class System:
             "--control-listen",
             "127.0.0.1:0",
             *self._options,
-            env=CLEAN,
+            env=self._env,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )

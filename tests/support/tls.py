@@ -49,6 +49,7 @@ class TlsWriter:
 class TlsWire(Wire):
     """A Wire through TLS; its reader ends with the server's close_notify."""
 
+    pump: asyncio.Task | None = None
     notified = False
     "Whether a close_notify has come."
     finished = reset = False
@@ -111,5 +112,6 @@ class TlsWire(Wire):
         self.reader.feed_eof()
 
     def close(self) -> None:
-        self.pump.cancel()
+        if self.pump is not None:
+            self.pump.cancel()
         super().close()
