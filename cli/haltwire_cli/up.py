@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from haltwire_cli.certificates import Pair, check, utc_now
 from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
 from haltwire_cli.limiting import limit_option
@@ -56,7 +57,28 @@ def _cores() -> int:
     show_default=True,
     envvar="HALTWIRE_CONTROL_LISTEN",
     show_envvar=True,
-    help="Where operators reach the control server: a loopback address.",
+    help="Where operators reach the control server; with TLS unless only this machine can.",
+)
+@click.option(
+    "--tls-cert",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True),
+    envvar="HALTWIRE_TLS_CERT",
+    show_envvar=True,
+    help="PEM file with the listeners' certificate and its chain, instead of one from our own CA; taken anew when it changes.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True),
+    envvar="HALTWIRE_TLS_KEY",
+    show_envvar=True,
+    help="PEM file with its key.",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    envvar="HALTWIRE_INSECURE",
+    show_envvar=True,
+    help="Let the control server be reached from other machines without TLS.",
 )
 @click.option(
     "--workers",
@@ -126,6 +148,9 @@ def up(
     data_dir: Path,
     proxy_listen: Address,
     control_listen: Address,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    insecure: bool,
     workers: int,
     lease: float,
     tls: str,
@@ -139,6 +164,7 @@ def up(
     _check_installation()
     if upstream_ca:
         _check_pem(upstream_ca)
+    own_tls = _pair(tls_cert, tls_key, insecure)
     from haltwire_cli import serve
 
     plan = serve.Plan(
@@ -151,6 +177,8 @@ def up(
         tunnel_hosts,
         upstream_ca,
         allow_to,
+        own_tls,
+        insecure,
         connect_ports,
         limits,
     )
@@ -191,6 +219,21 @@ def _check_pem(path: Path) -> None:
         ) from error
 
 
+def _pair(certificate: Path | None, key: Path | None, insecure: bool) -> Pair | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise click.UsageError("--tls-cert and --tls-key go together: give both or neither.")
+    if insecure:
+        raise click.UsageError("--insecure means no TLS: leave out --tls-cert and --tls-key.")
+    pair = Pair(certificate, key)
+    try:
+        check(pair, utc_now())
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", param_hint="'--tls-cert' / '--tls-key'") from error
+    return pair
+
+
 def _banner(workers: int, tls: str, home: Home, endpoints: Endpoints) -> str:
     many = "1 worker" if workers == 1 else f"{workers} workers"
     inside = "reads inside HTTPS" if tls == "intercept" else "passes HTTPS unread"
@@ -198,7 +241,7 @@ def _banner(workers: int, tls: str, home: Home, endpoints: Endpoints) -> str:
     return "\n".join(
         (
             "haltwire is up. Ctrl-C stops it; orders in force outlive it.",
-            f"  proxy      {endpoints.proxy_url}  ({many}, {inside})",
+            f"  proxy      {endpoints.proxy_url}  ({many}, {inside}; takes https:// too)",
             f"  control    {endpoints.control_url}",
             f"  CA file    {endpoints.ca_file}",
             f"  admin key  {home.admin_key}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -30,6 +31,7 @@ from haltwire_proxy.identity import Identity, identify
 from haltwire_proxy.inspector import Inspector
 from haltwire_proxy.overload import Overload
 from haltwire_proxy.refuse import response_bytes
+from haltwire_proxy.tls_door import upgrade
 from haltwire_proxy.transport import close_gracefully, raw_socket
 from haltwire_proxy.tunnel import TunnelEnd
 
@@ -50,6 +52,8 @@ class Services:
     agent_api: AgentApi
     tls: str
     tunnel_hosts: tuple[str, ...]
+    listener_tls: ssl.SSLContext | None = None
+    "For clients that speak TLS to the proxy itself."
     guesses: Guesses = field(default_factory=Guesses)
     overload: Overload = field(init=False)
     doors: set[Door] = field(default_factory=set)
@@ -151,6 +155,11 @@ class Door(asyncio.Protocol):
 
     def _read_head(self) -> None:
         if not first_byte_fits(self._buffer):
+            assert self._transport is not None
+            encrypted = upgrade(self._transport, self, self._services.listener_tls, self._buffer)
+            if encrypted is not None:
+                self._transport = encrypted
+                return self._buffer.clear()
             return self._refuse(
                 Refusal(
                     "malformed_request", "This port speaks HTTP/1.1 as a proxy; that was not HTTP."

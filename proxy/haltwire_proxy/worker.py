@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -53,6 +54,10 @@ class WorkerConfig:
     connect_ports: tuple[int, ...] = ()
     limits: tuple[str, ...] = ()
     "NAME=VALUE, see limits.py."
+    control_tls: ssl.SSLContext | None = None
+    "Whom to take for the control server, when its URL is https."
+    listener_tls: ssl.SSLContext | None = None
+    "For clients that speak TLS to the proxy itself."
     stop_fd: int = 0
     "Its end means that the parent is gone."
 
@@ -66,7 +71,10 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     _watch_parent(loop, config.stop_fd, stop)
     async with AsyncExitStack() as closing:
-        session = await closing.enter_async_context(aiohttp.ClientSession(trust_env=False))
+        connector = aiohttp.TCPConnector(ssl=config.control_tls or True)
+        session = await closing.enter_async_context(
+            aiohttp.ClientSession(trust_env=False, connector=connector)
+        )
         enforcer = Enforcer(boottime, utc_now, parse(config.limits), most_descriptors())
         dialer = Dialer(
             Rules(
@@ -84,7 +92,15 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
             data_dir / "ca",
             upstream_roots(data_dir, Path(config.upstream_ca) if config.upstream_ca else None),
         )
-        services = Services(enforcer, dialer, inspector, agent_api, config.tls, config.tunnel_hosts)
+        services = Services(
+            enforcer,
+            dialer,
+            inspector,
+            agent_api,
+            config.tls,
+            config.tunnel_hosts,
+            config.listener_tls,
+        )
         link = Link(
             session, enforcer, config.control_url, config.proxy_key, config.proxy_id, on_ready
         )

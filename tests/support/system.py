@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -55,8 +56,9 @@ async def run(*command: str, env: dict[str, str] | None = None, timeout: float =
 class System:
     """One `haltwire up`."""
 
-    def __init__(self, data_dir: Path, *options: str) -> None:
+    def __init__(self, data_dir: Path, *options: str, env: dict[str, str] | None = None) -> None:
         self.data_dir = data_dir
+        self._env = CLEAN if env is None else env
         self._options = options
 
     async def __aenter__(self) -> System:
@@ -79,7 +81,7 @@ class System:
             "--control-listen",
             "127.0.0.1:0",
             *self._options,
-            env=CLEAN,
+            env=self._env,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
@@ -92,6 +94,8 @@ class System:
         said = json.loads(endpoints.read_text())
         self.proxy_url, self.control_url = said["proxy_url"], said["control_url"]
         self.ca_file = Path(said["ca_file"])
+        self.control_ca = Path(said.get("control_certificate") or said["ca_file"])
+        self.pinned = "control_certificate" in said
         self.key = (self.data_dir / "admin.key").read_text().strip()
 
     @property
@@ -121,13 +125,21 @@ class System:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
         )
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self.context())
+        )
         try:
             with opener.open(request, timeout=35) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, json.load(error)
+
+    def context(self) -> ssl.SSLContext:
+        """What takes this control server's certificate and no other."""
+        context = ssl.create_default_context(cafile=str(self.control_ca))
+        context.check_hostname = not self.pinned
+        return context
 
     async def token(self, selector: str, tls: str | None = None) -> str:
         """The proxy URL, with its secret, of a new agent token."""

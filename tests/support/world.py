@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import ssl
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -70,8 +71,15 @@ def basic(label: str, secret: str) -> str:
 class World:
     """One worker on a port of its own; `kill`, `resume` and `lose_lease` act at once."""
 
-    def __init__(self, data_dir: Path, upstream_ca: Path | None, control_url: str) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        upstream_ca: Path | None,
+        control_url: str,
+        listener_tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.data_dir = data_dir
+        self._listener_tls = listener_tls
         self._upstream_ca = upstream_ca
         self._control_url = control_url
         self.revision = 1
@@ -90,7 +98,13 @@ class World:
             upstream_roots(self.data_dir, self._upstream_ca),
         )
         self.services = Services(
-            self.enforcer, self.dialer, self.inspector, self.agent_api, "tunnel", ()
+            self.enforcer,
+            self.dialer,
+            self.inspector,
+            self.agent_api,
+            "tunnel",
+            (),
+            self._listener_tls,
         )
         self.snapshot()
         self.renew()
