@@ -99,9 +99,11 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
     async with AsyncExitStack() as stack:
         directory = DataDirectory(config.data_dir)
         stack.callback(directory.release)
+        directory.check_whole()
         store = SqliteStore(directory.private(DATABASE))
         stack.push_async_callback(store.close)
-        ledger_file = LedgerFile(directory.private(LEDGER))
+        ledger_path = directory.private(LEDGER)
+        ledger_file = store.reserve.opened(lambda: LedgerFile(ledger_path))
         stack.push_async_callback(ledger_file.close)
         service = Service(store, ledger_file.ledger, config.lease_ms)
         service.start()
