@@ -26,6 +26,8 @@ from haltwire_control.reserve import ROOM, has_room
 log = logging.getLogger(__name__)
 FLUSH_S = 0.25
 FORGET_S = 3600.0
+KEPT_FREE = 2 * ROOM
+"What is left to orders, and what SQLite has in its log (1,000 pages) and will yet copy to its place."
 _TIMES = ("first_seen_at", "heartbeat_at", "finished_at", "metadata_at", "seen_at_proxy")
 _DOCUMENTS = ("metadata", "metrics", "past", "traffic")
 _COLUMNS = (
@@ -99,7 +101,7 @@ class LedgerFile:
 
     def _may_write(self) -> bool:
         """Whether the disk has more room than what is left to orders; what has changed waits until it has."""
-        waits = not has_room(self._folder, ROOM)
+        waits = not has_room(self._folder, KEPT_FREE)
         if waits != self._waits:
             self._waits = waits
             log.error(
@@ -128,9 +130,9 @@ class LedgerFile:
     def _write(self, instances: Iterable[Instance]) -> None:
         now = format_time(datetime.now(timezone.utc))
         rows = [_values_of(instance, now) for instance in instances]
-        # Once in the log and once in its place; a rollback would leave the log as long as it has become.
+        # In the log and in its place, in whole pages; a rollback would leave the log as long as it has become.
         size = 2 * sum(len(value) for row in rows for value in row if isinstance(value, str))
-        if not has_room(self._folder, ROOM + size):
+        if not has_room(self._folder, KEPT_FREE + size):
             raise sqlite3.OperationalError("what has changed is larger than the room on the disk")
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")

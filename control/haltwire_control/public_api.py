@@ -67,6 +67,8 @@ class PublicApi:
 
     async def connect_proxy(self, call: Call) -> web.WebSocketResponse:
         """Follow a proxy until its link ends."""
+        if "Origin" in call.request.headers:
+            raise ApiError(403, "browser_refused", "a page in a browser is no proxy")
         actor = call.caller.actor
         return await connect(
             call.request, lambda link, hello: self._following.serve(link, hello, actor)
