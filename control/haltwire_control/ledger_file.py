@@ -57,7 +57,7 @@ class LedgerFile:
 
     def __init__(self, path: Path) -> None:
         self._folder = path.parent
-        self._waits = False
+        self._waits = self._fails = False
         self._connection = sqlite3.connect(
             path, check_same_thread=False, isolation_level=None, timeout=5
         )
@@ -84,7 +84,8 @@ class LedgerFile:
             if asyncio.get_running_loop().time() - written > FORGET_S:
                 written = asyncio.get_running_loop().time()
                 self.ledger.forget(datetime.now(timezone.utc))
-                await asyncio.get_running_loop().run_in_executor(self._thread, self._forget_old)
+                with suppress(sqlite3.Error):  # an hour later is soon enough
+                    await asyncio.get_running_loop().run_in_executor(self._thread, self._forget_old)
 
     async def flush(self) -> None:
         """Write what has changed; keep it for the next time when the file does not take it."""
@@ -96,8 +97,12 @@ class LedgerFile:
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._write, changed)
         except sqlite3.Error as error:
-            log.error("the ledger takes no change: %s", error)
+            if not self._fails:
+                log.error("the ledger takes no change: %s", error)
+            self._fails = True
             self.ledger.put_back(changed)
+        else:
+            self._fails = False
 
     def _may_write(self) -> bool:
         """Whether the disk has more room than what is left to orders; what has changed waits until it has."""
