@@ -11,9 +11,9 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
-BURST = 20
+BURST = 100
 "Wrong keys in a row that are answered plainly: a fleet whose token was revoked should hear just that."
-PER_S = 0.5
+PER_S = 1.0
 SOURCES_KEPT = 4096
 "Beyond this the one that was quiet for longest is forgotten: some memory, whatever is sent."
 

@@ -151,6 +151,8 @@ async def _document(request: web.Request) -> Any:
     # Any Content-Type will do: `curl -d` says x-www-form-urlencoded, and no key comes with a browser's form.
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ApiError(415, "unsupported_encoding", "send the body as it is, not compressed")
+    if (request.content_length or 0) > BODY_LIMIT:
+        raise web.HTTPRequestEntityTooLarge(BODY_LIMIT, request.content_length or 0)
     try:
         async with asyncio.timeout(BODY_WITHIN_S):
             raw = await request.read()
