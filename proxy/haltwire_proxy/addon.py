@@ -7,7 +7,6 @@ was settled at the door and hangs on the client connection.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -17,11 +16,10 @@ from mitmproxy import http, tcp
 
 from haltwire_proxy.agent_api import HOST, AgentApi
 from haltwire_proxy.connections import Connection, Exchange, Side
-from haltwire_proxy.destinations import canonical_host, parse_authority
 from haltwire_proxy.enforcer import Enforcer, failed
 from haltwire_proxy.gate import Held
-from haltwire_proxy.head import has_control
 from haltwire_proxy.identity import agrees, is_ours
+from haltwire_proxy.one_authority import another_sni
 
 log = logging.getLogger(__name__)
 _REFUSAL = "haltwire.refusal"
@@ -30,12 +28,18 @@ _ANSWERED = "haltwire.answered"
 _KEEPS = "haltwire.keeps"
 _AGENT_API = "haltwire.agent_api"
 _WAIT = "haltwire.wait"
+_WRONG = "haltwire.wrong"
 
 
 def refusal_of(flow: http.HTTPFlow) -> Refusal | None:
     """Why the flow is refused, or None."""
     refusal = flow.metadata.get(_REFUSAL)
     return refusal if isinstance(refusal, Refusal) else None
+
+
+def note_wrong(flow: http.HTTPFlow, refusal: Refusal) -> None:
+    """Note what is wrong with the flow's request as such, before the hooks run."""
+    flow.metadata[_WRONG] = refusal
 
 
 def refusal_response(refusal: Refusal, *, body: bool = True) -> http.Response:
@@ -81,8 +85,6 @@ class Addon:
 
         What is returned is awaited before it goes on: it waits for a hold to end.
         """
-        if flow.error is not None:
-            return None  # mitmproxy found no valid request in it, and says so
         decision = self._decide(flow)
         if isinstance(decision, Held):
             flow.metadata[_WAIT] = wait = _Wait()
@@ -186,9 +188,13 @@ class Addon:
     def _settle(self, flow: http.HTTPFlow, decision: Refusal | Held | None) -> None:
         owned, request = _owner(flow), flow.request
         if decision is not None:
+            refusal = decision if isinstance(decision, Refusal) else failed()
             owned.tally.refused += 1
             self._enforcer.tallies.touch(owned.tally)
-            flow.metadata[_REFUSAL] = decision if isinstance(decision, Refusal) else failed()
+            if refusal.code == "authority_mismatch":
+                source, agent_uri = flow.client_conn.peername[0], str(owned.identity.agent)
+                self._enforcer.tallies.mismatch(source, refusal.code, agent_uri)
+            flow.metadata[_REFUSAL] = refusal
             return
         if _AGENT_API in flow.metadata:
             return
@@ -212,16 +218,19 @@ class Addon:
         tokens = self._enforcer.tokens
         if tokens is None or owned.severed:
             return failed()
-        fields = request.headers.fields
-        refusal = _malformed(request) or agrees(
-            fields,
+        wrong: Refusal | None = flow.metadata.get(_WRONG)
+        misdirected = another_sni(flow.client_conn.sni, owned.host)
+        if wrong is not None and wrong.code != "authority_mismatch" and misdirected is None:
+            return wrong
+        refusal = agrees(
+            request.headers.fields,
             owned.identity,
             tokens,
             flow.client_conn.peername[0],
             credentials_required=owned.kind == "plain",
         )
-        if refusal is None and owned.kind == "plain" and _host(request) == HOST:
-            if (request.scheme, request.port) != ("http", 80):
+        if refusal is None and owned.kind == "plain" and request.host == HOST and wrong is None:
+            if request.port != 80:
                 return Refusal("destination_denied", f"Use http://{HOST}/, without TLS.")
             flow.metadata[_AGENT_API] = True
             return None
@@ -230,7 +239,7 @@ class Addon:
         decision = self._enforcer.decide(owned.identity)
         if isinstance(decision, Refusal):
             return decision
-        return _another_host(request) or _another_sni(flow) or decision
+        return misdirected or wrong or decision
 
     def _answering(self, exchange: Exchange) -> Callable[[bytes], bytes]:
         def count(data: bytes) -> bytes:
@@ -298,46 +307,6 @@ def _owner(flow: http.HTTPFlow) -> Connection:
     if not isinstance(owned, Connection):
         raise TypeError("a flow without an owner")
     return owned
-
-
-def _malformed(request: http.Request) -> Refusal | None:
-    data = request.data
-    parts = (part for field in request.headers.fields for part in field)
-    if has_control(data.method, data.path, data.authority, *parts):
-        return Refusal("malformed_request", "A control character in the request head.")
-    return None
-
-
-def _another_host(request: http.Request) -> Refusal | None:
-    if request.scheme not in ("http", "https"):
-        return Refusal("malformed_request", "Only http and https requests can be read here.")
-    named = request.headers.get_all("host") or ([request.authority] if request.authority else [])
-    for text in named:
-        try:
-            host, _ = parse_authority(text, request.port)
-        except ValueError:
-            return Refusal("authority_mismatch", "The Host header is no host.")
-        if host != _host(request):
-            return Refusal(
-                "authority_mismatch", "The Host header names another host than the request."
-            )
-    return None
-
-
-def _host(request: http.Request) -> str | None:
-    try:
-        return canonical_host(request.host)
-    except ValueError:
-        return None
-
-
-def _another_sni(flow: http.HTTPFlow) -> Refusal | None:
-    # mitmproxy would go on to name this host to the upstream, and trust its certificate for it.
-    named = flow.client_conn.sni
-    with contextlib.suppress(ValueError):
-        if not named or canonical_host(named) == _host(flow.request):
-            return None
-    return Refusal("authority_mismatch", "The TLS handshake names another host than the request.")
 
 
 def _sending(exchange: Exchange) -> Callable[[bytes], bytes]:

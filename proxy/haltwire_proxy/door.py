@@ -23,9 +23,17 @@ from haltwire_proxy.agent_api import AgentApi
 from haltwire_proxy.connections import Connection
 from haltwire_proxy.destinations import Dialer, parse_authority
 from haltwire_proxy.enforcer import Enforcer, HeldUpError, failed
-from haltwire_proxy.head import END_OF_HEAD, MAX_HEAD_BYTES, Head, first_byte_fits, parse_head
+from haltwire_proxy.head import (
+    END_OF_HEAD,
+    MAX_HEAD_BYTES,
+    Head,
+    end_of_head,
+    first_byte_fits,
+    parse_head,
+)
 from haltwire_proxy.identity import Identity, identify
 from haltwire_proxy.inspector import Inspector
+from haltwire_proxy.one_authority import ANOTHER_HOST, names_another
 from haltwire_proxy.refuse import RefusalRate, response_bytes
 from haltwire_proxy.transport import close_gracefully, raw_socket
 from haltwire_proxy.tunnel import TunnelEnd
@@ -144,7 +152,10 @@ class Door(asyncio.Protocol):
                     "malformed_request", "This port speaks HTTP/1.1 as a proxy; that was not HTTP."
                 )
             )
-        end = self._buffer.find(END_OF_HEAD)
+        try:
+            end = end_of_head(self._buffer)
+        except ValueError as error:
+            return self._refuse(Refusal("malformed_request", f"{error}."))
         if end < 0 and len(self._buffer) <= MAX_HEAD_BYTES:
             return None
         if end < 0 or end > MAX_HEAD_BYTES:
@@ -176,6 +187,10 @@ class Door(asyncio.Protocol):
             host, port = _destination(head.target, connect=connect)
         except ValueError as error:
             return self._refuse(Refusal("malformed_request", f"{error}."), identity)
+        if connect and names_another(head.headers, host, port):
+            agent_uri = str(identity.agent)
+            services.enforcer.tallies.mismatch(self._peer, "authority_mismatch", agent_uri)
+            return self._refuse(ANOTHER_HOST, identity)
         if host == AGENT_API_HOST:
             return self._serve_agent_api(raw, identity, port, connect=connect)
         decision = services.enforcer.decide(identity)
