@@ -106,12 +106,13 @@ def _judge(
             destination = parse_authority(authority, own_port)
         except ValueError:
             return _malformed_because("The URL in the request line names no host.")
-    for named in (authority, *hosts):
-        # Empty in the origin form only; an empty Host is none.
-        if named is not authority or named:
-            refusal = _disagrees(named, *destination)
-            if refusal is not None:
-                return refusal
+    if len(hosts) > 1 or (request.is_http2 and not authority and not hosts):
+        return _malformed_because("The request names its host twice, or not at all.")
+    # The origin form has no authority; a Host that is empty is none, and is looked at.
+    for named in [authority, *hosts] if authority else hosts:
+        refusal = _disagrees(named, *destination)
+        if refusal is not None:
+            return refusal
     _name_once(request, hosts, destination, own_port)
     _keep_to_http1(request.headers)
     return None
