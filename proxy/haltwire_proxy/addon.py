@@ -7,7 +7,6 @@ was settled at the door and hangs on the client connection.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -18,13 +17,12 @@ from mitmproxy import http, tcp
 from haltwire_proxy import overload
 from haltwire_proxy.agent_api import HOST, AgentApi
 from haltwire_proxy.connections import Connection
-from haltwire_proxy.destinations import canonical_host, parse_authority
 from haltwire_proxy.enforcer import Enforcer, failed
 from haltwire_proxy.exchanges import Exchange, Side
 from haltwire_proxy.gate import Held
-from haltwire_proxy.head import has_control
 from haltwire_proxy.hops import forwarded
 from haltwire_proxy.identity import agrees
+from haltwire_proxy.one_authority import another_sni
 
 log = logging.getLogger(__name__)
 _REFUSAL = "haltwire.refusal"
@@ -33,7 +31,15 @@ _ANSWERED = "haltwire.answered"
 _KEEPS = "haltwire.keeps"
 _AGENT_API = "haltwire.agent_api"
 _WAIT = "haltwire.wait"
-MISMATCHES = frozenset({"proxy_credentials_invalid", "identity_mismatch", "identity_switched"})
+_WRONG = "haltwire.wrong"
+MISMATCHES = frozenset(
+    {
+        "proxy_credentials_invalid",
+        "identity_mismatch",
+        "identity_switched",
+        "authority_mismatch",
+    }
+)
 "Refusals of a later request that are audited."
 
 
@@ -41,6 +47,11 @@ def refusal_of(flow: http.HTTPFlow) -> Refusal | None:
     """Why the flow is refused, or None."""
     refusal = flow.metadata.get(_REFUSAL)
     return refusal if isinstance(refusal, Refusal) else None
+
+
+def note_wrong(flow: http.HTTPFlow, refusal: Refusal) -> None:
+    """Note what is wrong with the flow's request as such, before the hooks run."""
+    flow.metadata[_WRONG] = refusal
 
 
 def refusal_response(refusal: Refusal, *, body: bool = True) -> http.Response:
@@ -86,8 +97,6 @@ class Addon:
 
         What is returned is awaited before it goes on: it waits for a hold to end.
         """
-        if flow.error is not None:
-            return None  # mitmproxy found no valid request in it, and says so
         decision = self._decide(flow)
         if not isinstance(decision, Refusal) and _AGENT_API not in flow.metadata:
             decision = overload.request(self._enforcer, _owner(flow)) or decision
@@ -203,9 +212,9 @@ class Addon:
     def _settle(self, flow: http.HTTPFlow, decision: Refusal | Held | None) -> None:
         owned, request = _owner(flow), flow.request
         if decision is not None:
+            refusal = decision if isinstance(decision, Refusal) else failed()
             owned.tally.refused += 1
             self._enforcer.tallies.touch(owned.tally)
-            refusal = decision if isinstance(decision, Refusal) else failed()
             self._enforcer.tallies.count(f"refused.{refusal.code}")
             flow.metadata[_REFUSAL] = refusal
             self._note_mismatch(flow, refusal)
@@ -241,15 +250,19 @@ class Addon:
         fields = request.headers.fields
         if len(fields) > self._enforcer.limits.head_fields:
             return overload.exceeded("head_fields", self._enforcer.tallies)
-        refusal = _malformed(request) or agrees(
+        wrong: Refusal | None = flow.metadata.get(_WRONG)
+        misdirected = another_sni(flow.client_conn.sni, owned.host)
+        if wrong is not None and wrong.code != "authority_mismatch" and misdirected is None:
+            return wrong
+        refusal = agrees(
             fields,
             owned.identity,
             tokens,
             flow.client_conn.peername[0],
             credentials_required=owned.kind == "plain",
         )
-        if refusal is None and owned.kind == "plain" and _host(request) == HOST:
-            if (request.scheme, request.port) != ("http", 80):
+        if refusal is None and owned.kind == "plain" and request.host == HOST and wrong is None:
+            if request.port != 80:
                 return Refusal("destination_denied", f"Use http://{HOST}/, without TLS.")
             flow.metadata[_AGENT_API] = True
             return None
@@ -258,7 +271,7 @@ class Addon:
         decision = self._enforcer.decide(owned.identity)
         if isinstance(decision, Refusal):
             return decision
-        return _another_host(request) or _another_sni(flow) or decision
+        return misdirected or wrong or decision
 
     def _answering(self, exchange: Exchange) -> Callable[[bytes], bytes]:
         def count(data: bytes) -> bytes:
@@ -325,46 +338,6 @@ def _owner(flow: http.HTTPFlow) -> Connection:
     if not isinstance(owned, Connection):
         raise TypeError("a flow without an owner")
     return owned
-
-
-def _malformed(request: http.Request) -> Refusal | None:
-    data = request.data
-    parts = (part for field in request.headers.fields for part in field)
-    if has_control(data.method, data.path, data.authority, *parts):
-        return Refusal("malformed_request", "A control character in the request head.")
-    return None
-
-
-def _another_host(request: http.Request) -> Refusal | None:
-    if request.scheme not in ("http", "https"):
-        return Refusal("malformed_request", "Only http and https requests can be read here.")
-    named = request.headers.get_all("host") or ([request.authority] if request.authority else [])
-    for text in named:
-        try:
-            host, _ = parse_authority(text, request.port)
-        except ValueError:
-            return Refusal("authority_mismatch", "The Host header is no host.")
-        if host != _host(request):
-            return Refusal(
-                "authority_mismatch", "The Host header names another host than the request."
-            )
-    return None
-
-
-def _host(request: http.Request) -> str | None:
-    try:
-        return canonical_host(request.host)
-    except ValueError:
-        return None
-
-
-def _another_sni(flow: http.HTTPFlow) -> Refusal | None:
-    # mitmproxy would go on to name this host to the upstream, and trust its certificate for it.
-    named = flow.client_conn.sni
-    with contextlib.suppress(ValueError):
-        if not named or canonical_host(named) == _host(flow.request):
-            return None
-    return Refusal("authority_mismatch", "The TLS handshake names another host than the request.")
 
 
 def _sending(exchange: Exchange) -> Callable[[bytes], bytes]:

@@ -26,9 +26,10 @@ from haltwire_proxy.destinations import Dialer, parse_authority
 from haltwire_proxy.enforcer import Enforcer, HeldUpError, failed
 from haltwire_proxy.faults import FailClosed
 from haltwire_proxy.guesses import Guesses
-from haltwire_proxy.head import END_OF_HEAD, Head, first_byte_fits, parse_head
+from haltwire_proxy.head import END_OF_HEAD, Head, end_of_head, first_byte_fits, parse_head
 from haltwire_proxy.identity import Identity, identify
 from haltwire_proxy.inspector import Inspector
+from haltwire_proxy.one_authority import ANOTHER_HOST, names_another
 from haltwire_proxy.overload import Overload
 from haltwire_proxy.refuse import response_bytes
 from haltwire_proxy.tls_door import upgrade
@@ -166,7 +167,10 @@ class Door(asyncio.Protocol):
                 )
             )
         limits = self._services.enforcer.limits
-        end = self._buffer.find(END_OF_HEAD)
+        try:
+            end = end_of_head(self._buffer)
+        except ValueError as error:
+            return self._refuse(Refusal("malformed_request", f"{error}."))
         if end < 0 and len(self._buffer) <= limits.head_bytes:
             return None
         if end < 0 or end > limits.head_bytes:
@@ -198,6 +202,10 @@ class Door(asyncio.Protocol):
             host, port = _destination(head.target, connect=connect)
         except ValueError as error:
             return self._refuse(Refusal("malformed_request", f"{error}."), identity)
+        if connect and names_another(head.headers, host, port):
+            agent_uri = str(identity.agent)
+            services.enforcer.tallies.mismatch(self._peer, "authority_mismatch", agent_uri)
+            return self._refuse(ANOTHER_HOST, identity)
         if host == AGENT_API_HOST:
             return self._serve_agent_api(raw, identity, port, connect=connect)
         room, decision = services.enforcer.room(identity), services.enforcer.decide(identity)

@@ -34,7 +34,7 @@ upstream was still dialled, and each would be dialled for all the same."""
 class FloodError(Exception):
     """Raised by `handled` and the layers; the caller cuts the connection."""
 
-    def __init__(self, message: str, limit: str) -> None:
+    def __init__(self, message: str, limit: str | None = None) -> None:
         super().__init__(message)
         self.limit = limit
 

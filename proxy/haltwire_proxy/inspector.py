@@ -231,7 +231,8 @@ class _Handler(server.LiveConnectionHandler):
                 check_unread(event, self.transports)
             except FloodError as flood:
                 log.warning("%s: the connection is cut", flood)
-                self._inspector.enforcer.tallies.count(f"limit.{flood.limit}")
+                if flood.limit is not None:
+                    self._inspector.enforcer.tallies.count(f"limit.{flood.limit}")
                 self._cut()
         self._moved.set()
 

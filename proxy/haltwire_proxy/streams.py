@@ -36,10 +36,11 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseHeaders,
     ResponseProtocolError,
 )
-from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
+from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHeadersHook
 from mitmproxy.proxy.layers.http._http1 import Http1Connection, Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Connection
 
+from haltwire_proxy import http1, one_authority
 from haltwire_proxy.addon import (
     attach,
     complete,
@@ -47,6 +48,7 @@ from haltwire_proxy.addon import (
     give_up,
     has_given_up,
     keep_back,
+    note_wrong,
     passed,
     refusal_of,
     refusal_response,
@@ -69,6 +71,9 @@ _JOINED_BYTES = 16 * 1024
 "Smaller pieces are joined: a body can come in chunks of one byte."
 MAX_HELD_BYTES = 4 * 1024 * 1024
 "What is kept for HTTP/2 windows that are shut before we stop reading for them."
+
+
+http1.install()
 
 
 class RefusedDialError(str):
@@ -132,18 +137,19 @@ class Http(HttpLayer):
             self._complete()
         if not isinstance(event, events.DataReceived):
             return
-        http1 = self.protocol(event.connection)
-        if isinstance(http1, Http2Connection) and header_block_bytes(http1) > self._head_bytes:
+        framed = self.protocol(event.connection)
+        if isinstance(framed, Http2Connection) and header_block_bytes(framed) > self._head_bytes:
             raise FloodError("a header block that does not end", "head_bytes")
-        if not isinstance(http1, Http1Connection) or len(http1.buf) <= self._head_bytes:
+        if not isinstance(framed, Http1Connection) or len(framed.buf) <= self._head_bytes:
             return
-        if http1.state not in (http1.read_headers, http1.read_body):
+        if framed.state not in (framed.read_headers, framed.read_body):
             return
-        if http1.state == http1.read_headers and isinstance(http1, Http1Server):
+        if framed.state == framed.read_headers and isinstance(framed, Http1Server):
             yield from self._refuse_head("head_bytes")
         else:
-            yield from self.event_to_child(http1, events.ConnectionClosed(event.connection))
-        http1.state = http1.done
+            yield from self.event_to_child(framed, events.ConnectionClosed(event.connection))
+        if framed.state != getattr(framed, "discard", None):
+            framed.state = framed.done
 
     def _refuse_head(self, limit: str) -> layer.CommandGenerator[None]:
         refusal = exceeded(limit, self._enforcer.tallies)
@@ -226,11 +232,11 @@ class Http(HttpLayer):
             return False
         if any(waiting_bytes(one) > MAX_WAITING_BYTES for one in self.streams.values()):
             return True
-        http1 = self.protocol(client)
+        framed = self.protocol(client)
         return (
-            isinstance(http1, Http1Server)
-            and http1.state == http1.wait
-            and len(http1.buf) > MAX_PIPELINED_BYTES
+            isinstance(framed, Http1Server)
+            and framed.state == framed.wait
+            and len(framed.buf) > MAX_PIPELINED_BYTES
         )
 
 
@@ -278,6 +284,25 @@ class _Stream(HttpStream):
             give_up(self.flow)
         elif not self._paused and isinstance(event, (RequestEndOfMessage, events.HookCompleted)):
             passed(self.flow)
+
+    def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
+        """Called by them with each head, before they change it. Their error pages would quote it."""
+        server = self.context.server
+        if request:
+            destination = server.address if self.mode is HTTPMode.transparent else None
+            wrong = one_authority.judge(self.flow.request, destination, tls=server.tls)
+            if wrong is not None:
+                note_wrong(self.flow, wrong)
+                yield HttpRequestHeadersHook(self.flow)
+                yield from self.check_killed(True)
+            return wrong is not None
+        if self.flow.response is not None and one_authority.is_sound(self.flow.response):
+            return False
+        self.flow.response, why = None, "the response is malformed"
+        code = ErrorCode.GENERIC_SERVER_ERROR
+        yield SendHttp(RequestProtocolError(self.stream_id, why, code), server)
+        yield from self.handle_protocol_error(ResponseProtocolError(self.stream_id, why, code))
+        return True
 
     def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
         """Called by them after each hook."""

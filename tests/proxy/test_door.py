@@ -325,7 +325,8 @@ def test_a_client_that_has_reset_before_it_was_accepted_leaves_nothing(data_dir,
 async def test_a_refused_head_request_gets_no_body(world):
     world.kill("agent://acme/prod/mailer")
     answer = await raw_request(
-        world.port, f"HEAD http://a.test/ HTTP/1.1\r\n{CREDENTIALS}\r\n\r\n".encode()
+        world.port,
+        f"HEAD http://a.test/ HTTP/1.1\r\nHost: a.test\r\n{CREDENTIALS}\r\n\r\n".encode(),
     )
     assert answer.startswith(b"HTTP/1.1 403 ")
     assert answer.endswith(b"\r\n\r\n")

@@ -20,7 +20,10 @@ def test_a_head_is_its_request_line_and_fields():
     ],
 )
 def test_a_head_says_whether_a_body_follows(fields, expected):
-    assert parse_head(b"POST http://a.test/ HTTP/1.1\r\n" + fields + b"\r\n").has_body is expected
+    assert (
+        parse_head(b"POST http://a.test/ HTTP/1.1\r\nHost: a.test\r\n" + fields + b"\r\n").has_body
+        is expected
+    )
 
 
 @pytest.mark.parametrize(
