@@ -101,17 +101,18 @@ async def test_requests_that_wait_under_a_hold_are_under_way(world, tls_origin):
 
 async def test_calls_of_the_agent_api(world):
     world.limit(agent_calls=1)
+    host = "Host: haltwire.internal"
     head = f"Proxy-Authorization: {basic(*MAILER)}"
     waiting = await Wire.open(world.port)
-    body = (f"Content-Length: {10}", head)
+    body = (host, "Content-Length: 10", head)
     await waiting.request("POST", "http://haltwire.internal/x", *body, read=False)
     await until(lambda: len(world.agent_api.sessions) == 1)
     wire = await Wire.open(world.port)
-    answer = await wire.request("GET", "http://haltwire.internal/ca.pem", head)
+    answer = await wire.request("GET", "http://haltwire.internal/ca.pem", host, head)
     assert is_too_many(answer, "agent://acme/prod/mailer")
     other = await Wire.open(world.port)
     head = f"Proxy-Authorization: {basic(*BYSTANDS)}"
-    assert (await other.request("GET", "http://haltwire.internal/ca.pem", head)).status == 200
+    assert (await other.request("GET", "http://haltwire.internal/ca.pem", host, head)).status == 200
 
 
 @pytest.mark.parametrize("credentials", [MAILER, READER], ids=["tunnel", "inside"])

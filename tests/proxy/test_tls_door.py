@@ -60,7 +60,7 @@ async def ends(reader, writer):
         ("HTTP/2 unasked", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "malformed_request"),
         (
             "a secret that nobody has",
-            b"GET http://a/ HTTP/1.1\r\nProxy-Authorization: "
+            b"GET http://a/ HTTP/1.1\r\nHost: a\r\nProxy-Authorization: "
             + basic("acme.prod.mailer", "hwa_" + "x" * 43).encode()
             + b"\r\nContent-Length: 1\r\n\r\n",
             407,
