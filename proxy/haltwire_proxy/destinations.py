@@ -96,8 +96,8 @@ _LOW_32_BITS = tuple(
 )
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
-# What mail, shells, databases' admin ports and the like use begins below 1024; Squid's Safe_ports let
-# HTTP to all above, as to 8080 or 9200, and so do we. A tunnel can speak any protocol.
+# A tunnel can speak any protocol; an HTTP request little but its own, so that it may go to 8080 or 9200
+# but not to where mail and shells are: as Squid's Safe_ports and SSL_ports have it.
 _PORTS = frozenset({80, 443})
 _WELL_KNOWN = 1024
 # Out of descriptors or memory: not the upstream's fault, and the next address does not help.
@@ -155,7 +155,7 @@ class Rules:
     own: tuple[tuple[str, int], ...] = ()
     "Our own listeners, and the control server, by host and port."
     connect_ports: tuple[int, ...] = ()
-    "Ports that CONNECT reaches besides 80 and 443. All are reached when there are none, on loopback."
+    "Ports that CONNECT reaches besides 80 and 443. On loopback, when there are none, it reaches all."
 
     def check(
         self, addresses: Iterable[Address], port: int, host: str = "The destination"
@@ -185,7 +185,7 @@ class Rules:
         """Judge what can be judged before a look-up: the names of our own listeners, and the port."""
         if (host, port) in self.own:
             return _denied(host, _OWN)
-        limited = self.beyond_loopback or self.connect_ports
+        limited = self.beyond_loopback or (connect and self.connect_ports)
         if not limited or port in _PORTS or port in self.connect_ports:
             return None
         if not connect and port >= _WELL_KNOWN:
@@ -218,10 +218,10 @@ class Dialer:
     ) -> asyncio.Transport | Refusal:
         """A connection that dies by reset, or why there is none. Cancelling it leaks nothing.
 
-        `connect`: the client asked for a tunnel, and not for an HTTP request alone. Checked in this
-        order: the host is one; it is not ourselves; the port may be reached; it resolves in 5 s; its whole
-        answer set may be reached; one of it connects in 10 s; the peer is the address we judged.
-        Only then does `protocol` get its connection_made.
+        `connect`: a tunnel was asked for, and not an HTTP request alone. Checked in this order: the
+        host is one; it is not ourselves; the port may be reached; it resolves in 5 s; its whole answer
+        set may be reached; one of it connects in 10 s; the peer is the address we judged. Only then
+        does `protocol` get its connection_made.
         """
         try:
             host = canonical_host(host)

@@ -4,17 +4,18 @@ Rows are named after the list of threats: S01 ranges, S02 spellings, S03 rebindi
 S05 aliases, S06 redirects, S07 loops, S08 two proxies, S11 an opened range, B09 the control server, B16 ports.
 
 Protections that were taken out to see these tests fail, and what was seen:
-- `_is_own` asking by the address alone, without `is_local` (own_host.py): 127.1, 2130706433, 0.0.0.0,
-  every name and every other address of this host reached the proxy's port (S07) and the control server (B09).
-- `Rules.check` judging only the first address: S04 was dialled, and S03's mixed families with it.
-- `Dialer.dial` without `check_name`'s ports: all of B16 but its rows with 200 became 502 and 504.
-- the branch for the proxy's own host in `Rules.check`: a service behind the host's firewall answered 200.
-- `_NESTED_CONNECT` in clienthello.py: S08 went round, and each round cost both proxies two descriptors.
+- the own listeners in `Rules.check`: every spelling of S07 and B09 was answered 200, by the control server too.
+- `is_local` in `_is_own`: 127.8.8.8, 0.0.0.0, [::1] and every other address of this host were dialled.
+- `Rules.check` judging only the first address: the mixed answer of S04 was dialled.
+- the ports in `check_name`: all of B16 was answered 200, on a later plain request too.
+- the proxy's own host in `Rules.check`: a service behind the host's firewall answered 200.
+- `NESTED_CONNECT` in clienthello.py: S08 went round, 200 at each of the two proxies.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import urllib.error
@@ -333,8 +334,9 @@ async def test_s08_a_forwarder_that_leads_back_to_us(system, agent, reader):
         upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", system.port)
 
         async def pump(source, sink):
-            while chunk := await source.read(65536):
-                sink.write(chunk)
+            with contextlib.suppress(ConnectionError):
+                while chunk := await source.read(65536):
+                    sink.write(chunk)
             sink.close()
 
         async with asyncio.TaskGroup() as group:
@@ -349,7 +351,7 @@ async def test_s08_a_forwarder_that_leads_back_to_us(system, agent, reader):
         wire = await one.open()
         assert (await wire.request("CONNECT", f"127.0.0.1:{port}", one.header)).status == 200
         answer = await wire.request("CONNECT", f"127.0.0.1:{port}", one.header)
-        assert (answer.status, answer.json()["error"]) == (400, "malformed_request")
+        assert answer.status == 400
     await settled(system, before + 4)
     server.close()
 
@@ -381,8 +383,10 @@ async def lab(tmp_path_factory):
 def _noting(lab, name):
     async def serve(reader, writer):
         lab.reached.append(name)
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
 
     return serve
 
@@ -415,13 +419,13 @@ RANGES = {
     "3232237826": "private",  # 192.168.9.2
     "[::]": "this host",
     "[::1]": "loopback",
-    "[::ffff:192.168.9.2]": "private",
+    "[::ffff:192.168.9.2]": "IPv4-mapped",
     "[::ffff:11.0.0.2]": "IPv4-mapped",
     "[::ffff:0:11.0.0.2]": "IPv4-translated",
     "[64:ff9b::11.0.0.2]": "NAT64",
-    "[64:ff9b::192.168.9.2]": "private",
+    "[64:ff9b::192.168.9.2]": "NAT64",
     "[100::1]": "discard-only",
-    "[2001::1]": "reserved",
+    "[2001::1]": "protocol assignments",
     "[2001:db8::1]": "documentation",
     "[2002:b00:2::]": "6to4",
     "[3fff::1]": "documentation",
@@ -486,7 +490,6 @@ async def test_b16_a_later_plain_request_is_judged_too(visitor):
     assert (answer.status, answer.json()["error"]) == (403, "destination_denied")
 
 
-@needs_namespaces
 async def test_b16_on_loopback_all_ports_are_reached(agent):
     server, port = await serving(lambda reader, writer: None)
     assert (await agent.connect(f"127.0.0.1:{port}"))[0] == 200
@@ -566,6 +569,9 @@ async def test_s03_a_name_is_asked_once_for_what_is_judged_and_dialled(lab, visi
         assert (await visitor.connect(f"{name}:80"))[0] == 200
     else:
         assert (await visitor.get(f"http://{name}:9200/"))[0] == 200
+    async with asyncio.timeout(5):
+        while not lab.reached:  # our 200 may be quicker than the origin's word
+            await asyncio.sleep(0.01)
     assert lab.names.asked[name] == 1
     assert lab.reached == [PUBLIC]
     status, error = await visitor.get(f"http://{name}:{port}/")

@@ -265,6 +265,7 @@ PORTS = {
     "mail": (BEYOND, 25, True, False),
     "names": (BEYOND, 53, True, False),
     "high": (BEYOND, 8443, True, False),
+    "a plain request beside a list": (LISTED, 25, False, True),
     "a plain request to a high one": (BEYOND, 8080, False, True),
     "a plain request to mail": (BEYOND, 25, False, False),
     "a plain request to the highest well-known one": (BEYOND, 1023, False, False),
