@@ -101,7 +101,7 @@ async def peer(port: int, context: ssl.SSLContext, host: str, name: str | None =
 
 
 async def test_beyond_loopback_it_serves_tls_by_itself(everywhere):
-    """When `serves_tls` said no for 0.0.0.0, endpoints.json said http:// and every row of this module failed."""
+    """When `serves_tls` said no for 0.0.0.0, endpoints.json said http://, and a request without TLS was answered."""
     assert everywhere.control_url.startswith("https://127.0.0.1:")
     assert everywhere.control_ca == everywhere.data_dir / "public" / "ca.pem"
     status, answer = await everywhere.api("GET", "/v1/mesh/agents")
@@ -195,6 +195,7 @@ async def test_insecure_is_plain_and_said_loudly(tmp_path):
     ],
 )
 async def test_a_certificate_that_cannot_be_used_starts_nothing(tmp_path, name, certificate, words):
+    """Without the call of `check` in up.py, the one that had run out was served until the test gave up."""
     files = write_pair(tmp_path, **certificate)
     options = ("--data-dir", str(tmp_path / "data"), *ANYWHERE, "--proxy-listen", "127.0.0.1:0")
     own = ("--tls-cert", str(files[0]), "--tls-key", str(files[1]))
