@@ -4,6 +4,7 @@ Protections that were taken away once, and what was then seen, are in the docstr
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import signal
 import socket
 import ssl
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +20,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from haltwire_proxy.authority import ensure_ca
+from haltwire_proxy.leaf import issue_leaf
 from support.certificates import Impostor, write_pair
 from support.client import serving
 from support.ends import NUMBERS, soon
@@ -297,6 +300,21 @@ async def test_an_operators_certificate_is_used_on_loopback_too(given):
         with pytest.raises(ssl.SSLCertVerificationError):
             await peer(port, trusting(given.ca_file), "127.0.0.1")
     assert (await given.cli("list")).code == 0
+
+
+async def test_our_own_certificate_is_renewed_while_it_runs(everywhere):
+    """As `up` does it long before the old one runs out, or when this machine gets another address."""
+    names = ["localhost", "127.0.0.1", "another.example"]
+    issue_leaf(everywhere.data_dir, names, datetime.now(timezone.utc))
+    context = trusting(everywhere.ca_file)
+    for url in (everywhere.control_url, everywhere.proxy_url):
+        async with asyncio.timeout(30):
+            while True:
+                with contextlib.suppress(ssl.SSLCertVerificationError):
+                    await peer(port_of(url), context, "127.0.0.1", "another.example")
+                    break
+                await asyncio.sleep(0.1)
+    assert (await everywhere.cli("list")).code == 0
 
 
 async def test_a_renewed_certificate_is_taken_while_it_runs(given):
