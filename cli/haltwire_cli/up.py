@@ -212,7 +212,8 @@ def _check_pem(path: Path) -> None:
     import ssl
 
     try:
-        ssl.create_default_context(cafile=str(path))
+        # Not create_default_context, which opens the file that SSLKEYLOGFILE names.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=str(path))
     except (ssl.SSLError, OSError) as error:
         raise click.BadParameter(
             f"{path} holds no PEM certificates.", param_hint="'--upstream-ca'"

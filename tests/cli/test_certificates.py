@@ -49,7 +49,6 @@ def test_a_good_pair_is_taken_and_so_is_one_file_with_both(pair, tmp_path):
     ],
 )
 def test_what_servers_could_not_use_is_refused_in_one_sentence(tmp_path, name, certificate, words):
-    """Without the call of `check` in up.py, `up` with another key ended with the traceback of a child."""
     with pytest.raises(ValueError, match=words) as refused:
         check(Pair(*write_pair(tmp_path, **certificate)), NOW)
     assert "\n" not in str(refused.value)
