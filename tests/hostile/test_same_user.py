@@ -9,7 +9,7 @@ The log of what was done is as writable as the key is readable, so it is held ag
 Protections removed, one at a time, and what was seen then:
 - without_ours in `run`: the variables of the operator are in the agent's environment.
 - hide_from_same_user in `run`: the operator's key is read from /proc/PID/environ of `run`.
-- mode 0600 of admin.key (write_admin_key with 0644 and the directory 0755): another user lifts the kill.
+- mode 0600 of admin.key (0644 in its place): its mode is named as open to others, below a directory that is not.
 """
 
 from __future__ import annotations
