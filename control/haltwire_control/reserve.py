@@ -84,7 +84,7 @@ class Reserve:
             return False
         if missing:
             try:
-                os.posix_fallocate(self._file, 0, SIZE)
+                _allocate(self._file)
             except OSError:
                 os.ftruncate(self._file, 0)  # part of it may have been there
                 return False
@@ -97,6 +97,14 @@ class Reserve:
         os.ftruncate(self._file, 0)
         log.error("the reserve is given to orders: %d MB", SIZE // 1024**2)
         return True
+
+
+def _allocate(file: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, SIZE)
+    else:  # macOS
+        for offset in range(0, SIZE, 65536):
+            os.pwrite(file, bytes(65536), offset)
 
 
 def has_room(folder: Path, room: int) -> bool:

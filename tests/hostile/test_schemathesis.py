@@ -1,7 +1,8 @@
 """Thousands of generated calls against a live control server: nothing that openapi.json does not say, no fault of ours.
 
-Seen when a protection was removed: without 400 and 422 in `openapi.py` for every call, 25 operations fail
-with "Undocumented status code"; without `wait_s`'s bounds in models.py, negative_data_rejection fails.
+Protections removed, one at a time, and what was seen then:
+- 400 and 422 for every call in openapi.py: "Undocumented status code" for most operations.
+- the answer to a ValidationError in calls.py: "Server error" for every operation with a body or a query.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from support.disks import control_pid
 from support.system import CLEAN, System, run
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-WITHIN_S = 60
+WITHIN_S = 120
 CONFIG = """
 [[operations]]
 # Truly allowed there: `GET .../agents/agent://acme/prod/kill` shows an agent whose last segment is `kill`.
