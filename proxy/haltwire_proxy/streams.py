@@ -130,6 +130,10 @@ class Http(HttpLayer):
                 yield Rest()
         if self._answered:
             self._complete()
+        if isinstance(event, events.Start):
+            client = self.protocol(self.context.client)
+            if isinstance(client, Http2Connection):
+                client.h2_conn.decoder.max_header_list_size = self._head_bytes
         if not isinstance(event, events.DataReceived):
             return
         http1 = self.protocol(event.connection)
@@ -142,6 +146,7 @@ class Http(HttpLayer):
         if http1.state == http1.read_headers and isinstance(http1, Http1Server):
             yield from self._refuse_head("head_bytes")
         else:
+            self._enforcer.tallies.count("limit.head_bytes")
             yield from self.event_to_child(http1, events.ConnectionClosed(event.connection))
         http1.state = http1.done
 
