@@ -61,3 +61,15 @@ def test_mismatches_are_counted_by_source_and_kind_and_bounded():
     assert len(counted) == 1000
     assert {m.count for m in counted if m.source == "192.0.2.1"} == {2}
     assert tallies.take_mismatches() == ()
+
+
+def test_totals_are_told_when_they_have_changed_and_then_all_of_them():
+    tallies = Tallies()
+    assert tallies.take_totals() == {}
+    tallies.count("requests")
+    tallies.count("requests")
+    tallies.count("limit.head_s")
+    assert tallies.take_totals() == {"requests": 2, "limit.head_s": 1}
+    assert tallies.take_totals() == {}
+    tallies.count("requests")
+    assert tallies.take_totals() == {"requests": 3, "limit.head_s": 1}
