@@ -423,6 +423,17 @@ ROWS: list[tuple[Attack, object, str | None]] = [
     ("attack", "ends", "limit"), [pytest.param(*row, id=row[0].__name__) for row in ROWS]
 )
 async def test_it_is_refused_counted_and_nobody_else_feels_it(low, server, attack, ends, limit):
+    """Each protection was taken out once, and its rows seen to fail:
+
+    - `Overload.connection` let everybody in: the sixth connection and the eleventh new one got 200.
+    - `Patience._look` did nothing: slow and silent clients inside TLS, handshakes that never end and
+      pings were all still there after five seconds.
+    - `header_block_bytes` was not asked: 64 frames were kept until h2 itself had enough (GOAWAY 1), and a
+      frame of 64 KB was waited for (GOAWAY 11 after the time of a head).
+    - `overload.head` found nothing: whole heads of 9 KB and of 21 fields went to the origin, those of
+      answers to the agent.
+    - `overload.request` let every request pass: the third at once got 200.
+    """
     attacker, bystander = await Agent.new(low), await Agent.new(low, "tunnel")
     wire, answer = await bystander.connect(server.host)
     assert answer.status == 200
@@ -558,7 +569,10 @@ async def test_200_megabytes_of_headers(usual, server, way):
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_1000_slow_strangers(usual, server):
-    """They wait for their turn to make way; an agent behind the same address goes in and out."""
+    """They wait for their turn to make way; an agent behind the same address goes in and out.
+
+    With `Lobby._make_room` doing nothing, none had been told to go after twenty seconds.
+    """
     bystander = await Agent.new(usual, "tunnel")
     peaks = Peaks(await workers(usual))
     async with Service(bystander, server.host) as service:
