@@ -46,7 +46,7 @@ class Metrics:
     """Everything that is counted here, and what is looked up when somebody asks."""
 
     def __init__(self, facts: Facts) -> None:
-        disable_created_metrics()  # a second series for each of ours, which says when we began
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each of ours, which says when we began
         self.totals = Totals()
         self._registry = CollectorRegistry()
         self._events = {

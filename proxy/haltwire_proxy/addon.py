@@ -123,10 +123,11 @@ class Addon:
         """A response head has been read: pass the body on as it comes."""
         exchange = flow.metadata.get(_EXCHANGE)
         if exchange is not None and flow.response is not None:
-            if len(flow.response.headers.fields) > self._enforcer.limits.head_fields:
-                self._enforcer.tallies.count("limit.head_fields")
+            limit = overload.head(self._enforcer.limits, flow.response.headers.fields)
+            if limit is not None:
+                self._enforcer.tallies.count(f"limit.{limit}")
                 flow.metadata[_REFUSAL] = Refusal(
-                    "upstream_unreachable", f"{flow.request.host} sent too many header fields."
+                    "upstream_unreachable", f"{flow.request.host} sent too large a response head."
                 )
                 return
             exchange.answered_at = self._enforcer.now()
@@ -248,8 +249,9 @@ class Addon:
         if tokens is None or owned.severed:
             return failed()
         fields = request.headers.fields
-        if len(fields) > self._enforcer.limits.head_fields:
-            return overload.exceeded("head_fields", self._enforcer.tallies)
+        limit = overload.head(self._enforcer.limits, fields, request.data.path)
+        if limit is not None:
+            return overload.exceeded(limit, self._enforcer.tallies)
         wrong: Refusal | None = flow.metadata.get(_WRONG)
         misdirected = another_sni(flow.client_conn.sni, owned.host)
         if wrong is not None and wrong.code != "authority_mismatch" and misdirected is None:

@@ -34,14 +34,13 @@ from haltwire_proxy.floods import FloodError, Overdue, Rest, check_unread, handl
 from haltwire_proxy.patience import Patience
 from haltwire_proxy.remains import let_go
 from haltwire_proxy.streams import (
-    MAX_WAITING_BYTES,
     Http,
     RefusedDialError,
-    waiting_bytes,
 )
 from haltwire_proxy.transport import GatedReader, GatedWriter, adopt_stream
 from haltwire_proxy.turnstile import Course, Turnstile
 from haltwire_proxy.upstreams import drop_unused, open_upstream
+from haltwire_proxy.waiting import MAX_WAITING_BYTES, waiting_bytes
 from haltwire_proxy.watchdog import Watchdog
 
 log = logging.getLogger(__name__)

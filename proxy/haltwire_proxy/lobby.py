@@ -54,7 +54,9 @@ class Lobby:
         if (full or descriptor >= self._most_descriptors) and not self._make_way():
             return False
         self.wait(guest, address)
-        if self._timer is None and self._is_crowded():
+        limits = self._limits
+        crowded = len(self._addresses[address]) > limits.address_waiting
+        if self._timer is None and (crowded or self.count > limits.waiting):
             self._timer = asyncio.get_running_loop().call_later(SPARED_S, self._look)
         return True
 

@@ -6,7 +6,7 @@ Only what a limit names is refused; nothing here waits, and a kill asks none of 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from haltwire.wire.names import AgentRef
@@ -16,7 +16,7 @@ from haltwire_proxy.agent_api import AgentApi
 from haltwire_proxy.connections import Connection
 from haltwire_proxy.enforcer import Enforcer
 from haltwire_proxy.identity import Identity
-from haltwire_proxy.limits import RESERVED_DESCRIPTORS, Buckets
+from haltwire_proxy.limits import RESERVED_DESCRIPTORS, Buckets, Limits
 from haltwire_proxy.lobby import Lobby
 from haltwire_proxy.refuse import RefusalRate
 from haltwire_proxy.tally import Tallies
@@ -48,6 +48,14 @@ def exceeded(limit: str, tallies: Tallies, who: Identity | None = None) -> Refus
         if who is None
         else replace(refusal, agent_uri=str(who.agent), instance=who.instance)
     )
+
+
+def head(limits: Limits, fields: Sequence[tuple[bytes, bytes]], target: bytes = b"") -> str | None:
+    """The limit that a head inside TLS is beyond, or None. A whole one is seen only once it is parsed."""
+    if len(fields) > limits.head_fields:
+        return "head_fields"
+    size = len(target) + sum(len(name) + len(value) + 4 for name, value in fields)
+    return "head_bytes" if size > limits.head_bytes else None
 
 
 def upstream(enforcer: Enforcer, descriptor: int) -> Refusal | None:

@@ -59,18 +59,18 @@ from haltwire_proxy.floods import FloodError, Overdue, Rest, header_block_bytes,
 from haltwire_proxy.overload import exceeded
 from haltwire_proxy.refuse import response_bytes
 from haltwire_proxy.transport import GatedWriter
+from haltwire_proxy.waiting import (
+    MAX_HELD_BYTES,
+    MAX_PIPELINED_BYTES,
+    MAX_WAITING_BYTES,
+    held_bytes,
+    kept_back,
+    waiting_bytes,
+)
 
-MAX_PIPELINED_BYTES = 64 * 1024
-"What is read of requests behind the one that is being answered."
-MAX_WAITING_BYTES = 128 * 1024
-"What is read for a request that waits: for a hold to end, or for its upstream."
-_PIECE_BYTES = 512
-"What each piece of it costs us beside its bytes, generously."
 _ENDED = (StreamClosedBy.SEND_END_STREAM, StreamClosedBy.RECV_END_STREAM)
 _JOINED_BYTES = 16 * 1024
 "Smaller pieces are joined: a body can come in chunks of one byte."
-MAX_HELD_BYTES = 4 * 1024 * 1024
-"What is kept for HTTP/2 windows that are shut before we stop reading for them."
 
 
 http1.install()
@@ -87,12 +87,6 @@ class RefusedDialError(str):
         text = cls(refusal.message)
         text.refusal = refusal
         return text
-
-
-def waiting_bytes(one: layer.Layer) -> int:
-    """What has been read for a layer that waits for something."""
-    waiting = one._paused_event_queue
-    return sum(_PIECE_BYTES + len(getattr(event, "data", b"")) for event in waiting)
 
 
 def hold_up(upstream: connection.Connection) -> None:
@@ -135,6 +129,10 @@ class Http(HttpLayer):
                 yield Rest()
         if self._answered:
             self._complete()
+        if isinstance(event, events.Start):
+            client = self.protocol(self.context.client)
+            if isinstance(client, Http2Connection):
+                client.h2_conn.decoder.max_header_list_size = self._head_bytes
         if not isinstance(event, events.DataReceived):
             return
         framed = self.protocol(event.connection)
@@ -147,6 +145,7 @@ class Http(HttpLayer):
         if framed.state == framed.read_headers and isinstance(framed, Http1Server):
             yield from self._refuse_head("head_bytes")
         else:
+            self._enforcer.tallies.count("limit.head_bytes")
             yield from self.event_to_child(framed, events.ConnectionClosed(event.connection))
         if framed.state != getattr(framed, "discard", None):
             framed.state = framed.done
@@ -238,27 +237,6 @@ class Http(HttpLayer):
             and framed.state == framed.wait
             and len(framed.buf) > MAX_PIPELINED_BYTES
         )
-
-
-def held_bytes(http2: Http2Connection) -> int:
-    """What HTTP/2 keeps back until its peer opens a window or lets it begin another stream."""
-    waiting = sum(
-        len(piece.data) for pieces in http2.h2_conn.stream_buffers.values() for piece in pieces
-    )
-    for unsent in getattr(http2, "stream_queue", {}).values():
-        waiting += 1 + sum(len(event.data) for event in unsent if isinstance(event, RequestData))
-    return waiting
-
-
-def kept_back(http2: Http2Connection, stream_id: int) -> int | None:
-    """What HTTP/2 keeps back of one request for its peer's window; None when it has not let it begin.
-
-    `stream_id` is the client's.
-    """
-    if stream_id in getattr(http2, "stream_queue", {}):
-        return None
-    theirs = getattr(http2, "our_stream_id", {}).get(stream_id, 0)
-    return sum(len(piece.data) for piece in http2.h2_conn.stream_buffers.get(theirs) or ())
 
 
 class _Stream(HttpStream):

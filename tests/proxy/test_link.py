@@ -278,3 +278,16 @@ async def test_what_goes_on_is_told_again_on_a_new_link(control, linked):
     await control.links[-1].close()
     await control.hear(Hello)
     await control.hear(Report, lambda r: r.live == 1)
+
+
+async def test_totals_are_told_when_nothing_else_has_changed_and_again_on_a_new_link(
+    control, linked
+):
+    """Limits are come up against by those who are nobody, too."""
+    await asyncio.wait_for(linked.ready.wait(), 5)
+    linked.enforcer.tallies.count("limit.head_s")
+    told = await control.hear(Usage, lambda u: u.totals)
+    assert told.totals == {"limit.head_s": 1}
+    control.heard.clear()
+    await control.links[-1].close()
+    await control.hear(Usage, lambda u: u.totals == {"limit.head_s": 1})

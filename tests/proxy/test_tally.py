@@ -144,3 +144,15 @@ def test_tokens_that_come_and_go_leave_nothing_behind():
 
 def test_a_receipt_looks_back_no_further_than_is_kept():
     assert KEPT_FOR >= REPORTED_FOR
+
+
+def test_totals_are_told_when_they_have_changed_and_then_all_of_them():
+    tallies = Tallies()
+    assert tallies.take_totals() == {}
+    tallies.count("requests")
+    tallies.count("requests")
+    tallies.count("limit.head_s")
+    assert tallies.take_totals() == {"requests": 2, "limit.head_s": 1}
+    assert tallies.take_totals() == {}
+    tallies.count("requests")
+    assert tallies.take_totals() == {"requests": 3, "limit.head_s": 1}

@@ -56,6 +56,9 @@ async def run(*command: str, env: dict[str, str] | None = None, timeout: float =
 class System:
     """One `haltwire up`."""
 
+    prefix: tuple[str, ...] = ()
+    "What it is started by, such as a shell that sets limits."
+
     def __init__(self, data_dir: Path, *options: str, env: dict[str, str] | None = None) -> None:
         self.data_dir = data_dir
         self._env = CLEAN if env is None else env
@@ -70,6 +73,7 @@ class System:
 
     async def start(self) -> None:
         self.process = await asyncio.create_subprocess_exec(
+            *self.prefix,
             sys.executable,
             "-m",
             "haltwire_cli",
