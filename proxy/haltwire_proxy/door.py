@@ -82,16 +82,17 @@ class Door(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self._transport = cast("asyncio.Transport", transport)
-        # A client that has reset the connection already has no name any more under uvloop.
-        peer = transport.get_extra_info("peername")
-        if self._services.closed or not peer:
-            self._on_data = None
-            self._transport.abort()
-            return
-        sever.arm(raw_socket(transport))
-        self._peer = peer[0]
-        self._services.doors.add(self)
-        self._wait(HEAD_TIMEOUT_S)
+        with FailClosed("a connection could not be begun", self._transport.abort):
+            # A client that has reset the connection already has no name any more under uvloop.
+            peer = transport.get_extra_info("peername")
+            if self._services.closed or not peer:
+                self._on_data = None
+                self._transport.abort()
+                return
+            sever.arm(raw_socket(transport))
+            self._peer = peer[0]
+            self._services.doors.add(self)
+            self._wait(HEAD_TIMEOUT_S)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a head, or early bytes behind one."""
