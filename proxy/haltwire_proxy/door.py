@@ -109,12 +109,12 @@ class Door(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._transport = None
-        self._stop_waiting()
         self._services.doors.discard(self)
         if self._task is not None:
             self._task.cancel()
         if self._connection is not None:
             self._services.enforcer.connections.forget(self._connection)
+        self._stop_waiting()
 
     # One side of a registered connection, until a tunnel end takes over (see connections.Side).
 

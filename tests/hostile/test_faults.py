@@ -30,8 +30,6 @@ import pytest
 import uvloop
 from support.client import Answer, Http2, Wire, tunnel
 from support.faults import (
-    MODULES,
-    NOT_ON_THE_WAY,
     Fault,
     PanicError,
     Step,
@@ -60,11 +58,14 @@ class Stage:
 
     async def __aenter__(self) -> Stage:
         self.world.enforcer.give_up = self._give_up
+        await self._open_beside()
+        await self.serves_others()
+        return self
+
+    async def _open_beside(self) -> None:
         self.bystander = await tunnel(
             self.world.port, self.origin.host, "acme.prod.bystander", BYSTANDER
         )
-        await self.serves_others()
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         self.bystander.close()
@@ -81,10 +82,14 @@ class Stage:
         try:
             yield
         finally:
-            for order in self.world.enforcer.replica.view.orders:
-                self.world.resume(order.kill_id)
+            if not self.gave_up:
+                for order in self.world.enforcer.replica.view.orders:
+                    self.world.resume(order.kill_id)
 
-    async def serves_others(self) -> None:
+    async def serves_others(self, *, cut: bool = False) -> None:
+        """The agent beside it is served; on a new connection when it may have been `cut`."""
+        if cut and self.bystander.writer.transport.is_closing():
+            await self._open_beside()
         answer = await self.bystander.request("GET", "/echo", f"Host: {self.origin.host}")
         assert answer is not None
         assert answer.status == 200
@@ -112,8 +117,9 @@ class Stage:
         """Whether nothing is left but the agent beside it; asked until it is so, or for too long."""
         world = self.world
         for _ in range(400):
+            live = world.enforcer.connections.everything()
             left = (world.services.doors, world.inspector.handlers, world.agent_api.sessions)
-            if world.enforcer.connections.count == 1 and not any(left):
+            if not any(left) and all(one.identity.secret == BYSTANDER for one in live):
                 return True
             await asyncio.sleep(0.002)
         return False
@@ -217,17 +223,22 @@ KINDS = {
     "each time": (RuntimeError, False),
     "a panic": (PanicError, True),
 }
-LOOPS = {"uvloop": uvloop.new_event_loop, "asyncio": None}
-CASES = [
-    *((way, kind, "uvloop") for way in WAYS for kind in KINDS),
-    *((way, "once", "asyncio") for way in WAYS),
-]
 
 HARMLESS = {
+    "agent_api.AgentApiSession.connection_lost": "the loop's call when all is over",
+    "transport.StreamProtocol.connection_lost": "the loop's call when all is over",
+    "transport.StreamProtocol.on_lost": "as connection_lost",
+    "turnstile.Course._go_on": "goes on with handlers, all of whose body is guarded",
+    "turnstile._Entry.handled": "as _go_on",
+    "lookups.Lookups._free": "the loop's call when a look-up is over: it gives back its place",
+    "lookups.Lookups._leave": "as _free",
+    "lookups.Lookups._work": "a thread, all of whose loop is guarded",
     "destinations._Judge.connection_made": "the loop's call, all of whose body is guarded: 502, undialled",
     "turnstile.Turnstile._serve": "first of all it has the next turn called, whatever comes after",
 }
 "Steps that nothing of ours can be around, and why a fault cannot come where it is put here."
+TIDIES = {"connections.Connections.forget"}
+"What cannot be made good for as long as it fails each time."
 
 
 def said(answer: Answer) -> str:
@@ -238,8 +249,10 @@ def said(answer: Answer) -> str:
         return str(answer.status)
 
 
-async def walked(stage: Stage, way: Way) -> tuple[str, bool]:
-    """What the client got, and whether its connection was then ended for it."""
+async def walked(
+    stage: Stage, way: Way, at_the_end: Callable[[], None] = lambda: None
+) -> tuple[str, bool]:
+    """What the client got, and whether its connection was then ended for it; then it closes what is left."""
     wire = None
     try:
         async with asyncio.timeout(NO_HANG_S):
@@ -259,6 +272,7 @@ async def walked(stage: Stage, way: Way) -> tuple[str, bool]:
             pass
         except (ConnectionError, ssl.SSLError):
             ended = True
+    at_the_end()
     for opened in tuple(Wire.opened):
         if opened is not stage.bystander:
             opened.close()
@@ -269,31 +283,40 @@ async def walked(stage: Stage, way: Way) -> tuple[str, bool]:
 async def with_a_fault(stage: Stage, name: str, step: Step, kind: str, usual: str) -> list[str]:
     """What is wrong after the way has been walked with a fault in this step."""
     error, once = KINDS[kind]
-    seen, on_their_way, gave_up = stage.seen(), 0, stage.gave_up
+    seen, on_their_way, in_time = stage.seen(), 0, False
 
     def note() -> None:
         nonlocal on_their_way
         on_their_way = stage.on_their_way()
 
+    def note_end() -> None:
+        nonlocal in_time
+        in_time = fault.fired > 0
+
     fault = Fault(error, once=once, on_first=note)
     with stage.ordered(name):
         with instead(step, fault.wrap):
-            answer, ended = await walked(stage, WAYS[name])
+            answer, ended = await walked(stage, WAYS[name], note_end)
         empty = await stage.is_empty()
-    await stage.serves_others()
-    if not fault.fired or stage.gave_up > gave_up:
+    if stage.gave_up:
+        return []  # the worker has ended, and all its sockets with it
+    # Whom an order stops could not be told, with a fault in that: then it stops everything.
+    await stage.serves_others(cut=name in ORDERS)
+    if not fault.fired:
         return []
     wrong = []
-    if stage.seen() > seen and not on_their_way:
+    if in_time and stage.seen() > seen and not on_their_way:
         wrong.append("its origin has seen it")
     if answer == HANGS:
         wrong.append("the client hangs")
     elif answer == usual:
-        if usual.startswith("200") and not (on_their_way and ended):
+        # An answer of our own, or one that was on its way already, may arrive if the end follows.
+        fits = not usual.startswith("200") or ((on_their_way or name == "agent_api") and ended)
+        if in_time and not fits:
             wrong.append("the client has its answer" + (", and goes on" if not ended else ""))
     elif answer not in (FAILED, CLOSED):
         wrong.append(f"the client has {answer}")
-    if not empty:
+    if not empty and (once or str(step) not in TIDIES):
         wrong.append("something is left behind")
     return [f"{step}: {', '.join(wrong)}"] if wrong else []
 
@@ -323,17 +346,18 @@ async def every_fault(data_dir, authority, name: str, kind: str) -> list[str]:
     while steps:
         async with staged(data_dir, authority) as stage:
             # What one fault has left behind must not be blamed on the next.
-            while steps and await stage.is_empty():
+            while steps and not stage.gave_up and await stage.is_empty():
                 wrong += await with_a_fault(stage, name, steps.pop(), kind, usual)
     return wrong
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize(("name", "kind", "loop"), CASES)
-def test_a_fault_in_any_step_fails_closed(data_dir, authority, name, kind, loop):
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", WAYS)
+def test_a_fault_in_any_step_fails_closed(data_dir, authority, name, kind):
     logging.disable(logging.CRITICAL)
     try:
-        with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             wrong = runner.run(every_fault(data_dir, authority, name, kind))
     finally:
         logging.disable(logging.NOTSET)
