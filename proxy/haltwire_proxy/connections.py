@@ -262,7 +262,10 @@ class Connections:
                 task.cancel()
             for side in (*connection.upstreams, connection.client):
                 _abort(side)
-            self.forget(connection)
+            try:
+                self.forget(connection)
+            except Exception:
+                log.exception("a connection that was cut could not be forgotten")
 
     def _lose(self, connection: Connection) -> None:
         if not connection.lost and (connection.is_busy or connection.waiters):

@@ -91,19 +91,20 @@ class Door(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self._transport = cast("asyncio.Transport", transport)
-        # A client that has reset the connection already has no name any more under uvloop.
-        peer = transport.get_extra_info("peername")
-        if self._services.closed or not peer:
-            self._on_data = None
-            self._transport.abort()
-            return
-        sever.arm(raw_socket(transport))
-        self._peer = peer[0]
-        self._services.doors.add(self)
-        self._wait(self._services.enforcer.limits.head_s)
-        if not self._services.overload.lobby.enter(self, self._peer, self.fileno()):
-            self._refuse(self._services.overload.refuse("connections"))
-            self._end()
+        with FailClosed("a connection could not be begun", self._transport.abort):
+            # A client that has reset the connection already has no name any more under uvloop.
+            peer = transport.get_extra_info("peername")
+            if self._services.closed or not peer:
+                self._on_data = None
+                self._transport.abort()
+                return
+            sever.arm(raw_socket(transport))
+            self._peer = peer[0]
+            self._services.doors.add(self)
+            self._wait(self._services.enforcer.limits.head_s)
+            if not self._services.overload.lobby.enter(self, self._peer, self.fileno()):
+                self._refuse(self._services.overload.refuse("connections"))
+                self._end()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a head, or early bytes behind one."""
@@ -120,13 +121,13 @@ class Door(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._transport = None
-        self._stop_waiting()
         self._services.doors.discard(self)
-        self._services.overload.lobby.leave(self, self._peer)
         if self._task is not None:
             self._task.cancel()
         if self._connection is not None:
             self._services.enforcer.connections.forget(self._connection)
+        self._services.overload.lobby.leave(self, self._peer)
+        self._stop_waiting()
 
     def make_way(self, limit: str) -> None:
         """Nothing is known of this client, and others need the room (see lobby.Guest)."""

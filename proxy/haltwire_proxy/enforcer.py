@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,7 @@ from haltwire.wire.refusals import Refusal
 
 from haltwire_proxy import gate
 from haltwire_proxy.connections import Connection, Connections, Cut, ask_again
+from haltwire_proxy.faults import FailClosed
 from haltwire_proxy.gate import Held
 from haltwire_proxy.identity import Identity
 from haltwire_proxy.limits import DEFAULTS, MOST_DESCRIPTORS, Limits, fitted
@@ -25,6 +27,8 @@ from haltwire_proxy.reporting import Reporting
 from haltwire_proxy.tally import Tallies
 
 log = logging.getLogger(__name__)
+GAVE_UP = 70
+"Exit code of a worker that could not carry out an order; its supervisor starts it anew."
 
 
 class HeldUpError(Exception):
@@ -62,6 +66,9 @@ class Enforcer:
         self._ended: frozenset[str] = frozenset()
         "Drains whose rest has been cut."
         self.now = now
+        self.give_up: Callable[[], object] = lambda: os._exit(GAVE_UP)
+        """What is done when an order cannot be carried out. A view that is in force, with connections
+        that it should have ended, is worse than no worker: with the process all its sockets are reset."""
 
     @property
     def tokens(self) -> Mapping[str, TokenRule] | None:
@@ -138,6 +145,11 @@ class Enforcer:
 
     def apply(self, message: Snapshot | Delta) -> Enforced | None:
         """Put a message in force and do to live connections what it says. None when it changed nothing."""
+        with FailClosed("an order could not be carried out: this worker ends", self.give_up):
+            return self._apply(message)
+        return None
+
+    def _apply(self, message: Snapshot | Delta) -> Enforced | None:
         before = self.replica.view
         change = self.replica.apply(message, self._boottime())
         view = self.replica.view
@@ -158,6 +170,10 @@ class Enforcer:
 
     def end_drains(self) -> None:
         """Cut what is left under drains whose grace is over."""
+        with FailClosed("a drain could not be ended: this worker ends", self.give_up):
+            self._end_drains()
+
+    def _end_drains(self) -> None:
         view, drained = self.replica.view, self.replica.drained(self._boottime())
         fresh = drained - self._ended
         self._ended = drained

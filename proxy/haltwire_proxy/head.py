@@ -66,6 +66,8 @@ def _parsed(raw: bytes) -> Head:
         parser.feed_data(raw)
     except httptools.HttpParserUpgrade:
         pass
+    except httptools.HttpParserCallbackError as fault:
+        raise RuntimeError("a head could not be collected") from fault  # our own doing
     except httptools.HttpParserError as error:
         raise ValueError(f"not an HTTP/1.1 request: {type(error).__name__}") from error
     if not collector.complete:
