@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 
 import h11
+from h11._readers import ChunkedReader
+from h11._receivebuffer import ReceiveBuffer
 from haltwire.wire.refusals import Refusal
 from mitmproxy import http
 from mitmproxy.net.http import http1
@@ -33,6 +35,10 @@ from haltwire_proxy.refuse import response_bytes
 
 LINGER_S = 2.0
 "How long a client whose request is no request may go on sending: an early reset would eat our answer."
+MAX_CHUNK_BYTES = 2**63 - 1
+"What fits a signed 64-bit number; beyond, other readers overflow."
+MAX_CHUNK_LINE_BYTES = 4096
+"A chunk's size and its extensions, which nobody uses."
 MAX_INTERIM = 16
 "Interim responses (100, 103) to one request. Nobody sends more than a handful."
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-5][0-9]{2}(?: |\Z)")
@@ -99,7 +105,7 @@ class Http1Server(_Body, _http1.Http1Server):
             return
         self.request = request
         yield ReceiveHttp(RequestHeaders(self.stream_id, request, end_stream=size == 0))
-        self.body_reader = _http1.make_body_reader(size)
+        self.body_reader = _body_reader(size)
         self.state = self.read_body
         yield from self.state(event)
 
@@ -109,8 +115,11 @@ class Http1Server(_Body, _http1.Http1Server):
             isinstance(event, ResponseData) and not event.data
         ):
             return
+        stream_id = self.stream_id
         yield from super().send(event)
-        if isinstance(event, ResponseEndOfMessage) and self.state == self.discard:
+        # The end of an answer may have begun the next request: that one is not answered yet.
+        is_answered = isinstance(event, ResponseEndOfMessage) and stream_id == self.stream_id
+        if is_answered and self.state == self.discard:
             yield from self._linger()
 
     def discard(self, event: events.Event) -> layer.CommandGenerator[None]:
@@ -191,7 +200,7 @@ class Http1Client(_Body, _http1.Http1Client):
                 return
         self._interim = 0
         yield ReceiveHttp(ResponseHeaders(self.stream_id, response, end_stream=size == 0))
-        self.body_reader = _http1.make_body_reader(size)
+        self.body_reader = _body_reader(size)
         self.state = self.read_body
         yield from self.state(event)
 
@@ -229,6 +238,22 @@ class Http1Client(_Body, _http1.Http1Client):
     def body_done(self) -> layer.CommandGenerator[None]:
         """The response has been read."""
         yield from self.mark_done(response=True)
+
+
+def _body_reader(size: int | None) -> _http1.TBodyReader:
+    return _Chunks() if size is None else _http1.make_body_reader(size)
+
+
+class _Chunks(ChunkedReader):
+    def __call__(self, buf: ReceiveBuffer) -> h11.Data | h11.EndOfMessage | None:
+        if self._bytes_in_chunk == 0 and not self._reading_trailer:
+            end = buf._data.find(b"\r\n", len(self._bytes_to_discard))
+            if (end if end >= 0 else len(buf)) > MAX_CHUNK_LINE_BYTES:
+                raise h11.RemoteProtocolError("a chunk's size line without end")
+        read = super().__call__(buf)
+        if self._bytes_in_chunk > MAX_CHUNK_BYTES:
+            raise h11.RemoteProtocolError("a chunk longer than any")
+        return read
 
 
 def _request_of(raw: bytes) -> tuple[http.Request, int | None]:
