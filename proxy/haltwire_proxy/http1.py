@@ -29,7 +29,13 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseTrailers,
 )
 
-from haltwire_proxy.head import END_OF_HEAD, end_of_head, first_byte_fits, parse_head
+from haltwire_proxy.head import (
+    END_OF_HEAD,
+    MAX_HEAD_BYTES,
+    end_of_head,
+    first_byte_fits,
+    parse_head,
+)
 from haltwire_proxy.one_authority import Unreadable, asked_upgrades
 from haltwire_proxy.refuse import response_bytes
 
@@ -43,6 +49,7 @@ MAX_INTERIM = 16
 "Interim responses (100, 103) to one request. Nobody sends more than a handful."
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-5][0-9]{2}(?: |\Z)")
 _NO_REQUEST = "not an HTTP/1.1 request"
+_TOO_LARGE = "the request head is larger than 64 KiB"
 
 
 def install() -> None:
@@ -98,7 +105,8 @@ class Http1Server(_Body, _http1.Http1Server):
                 return
             request, size = _request_of(raw)
         except ValueError as error:
-            self.request = Unreadable.because(str(error))
+            code = "headers_too_large" if str(error) == _TOO_LARGE else "malformed_request"
+            self.request = Unreadable.because(Refusal(code, f"{error}."))
             self.state = self.discard
             self.buf = type(self.buf)()
             yield ReceiveHttp(RequestHeaders(self.stream_id, self.request, end_stream=False))
@@ -180,8 +188,12 @@ class Http1Client(_Body, _http1.Http1Client):
             return
         assert self.stream_id is not None
         while True:
+            before = len(self.buf)
             lines = self.buf.maybe_extract_lines()
             if lines is None:
+                return
+            if before - len(self.buf) > MAX_HEAD_BYTES:
+                yield from self.broken()
                 return
             if not lines:
                 continue
