@@ -94,6 +94,9 @@ class _Body(_http1.Http1Connection):
 class Http1Server(_Body, _http1.Http1Server):
     """The client's side. A head is first what the door takes for one, then what mitmproxy does."""
 
+    _ended = False
+    "Whether we have said our last word: an upstream may still answer what its client has broken off."
+
     def read_headers(self, event: events.ConnectionEvent) -> layer.CommandGenerator[None]:
         """Their method; what is no request ends the connection with a typed answer, and nothing behind it is read."""
         if not isinstance(event, events.DataReceived):
@@ -119,9 +122,8 @@ class Http1Server(_Body, _http1.Http1Server):
 
     def send(self, event: HttpEvent) -> layer.CommandGenerator[None]:
         """Their method; an HTTP/2 upstream's trailers are left out, as is a piece that would end a chunked body."""
-        if isinstance(event, ResponseTrailers) or (
-            isinstance(event, ResponseData) and not event.data
-        ):
+        is_empty = isinstance(event, ResponseData) and not event.data
+        if self._ended or is_empty or isinstance(event, ResponseTrailers):
             return
         stream_id = self.stream_id
         yield from super().send(event)
@@ -172,6 +174,7 @@ class Http1Server(_Body, _http1.Http1Server):
         )
 
     def _linger(self) -> layer.CommandGenerator[None]:
+        self._ended = True
         yield commands.CloseTcpConnection(self.conn, half_close=True)
         yield commands.RequestWakeup(LINGER_S)
 
