@@ -167,11 +167,11 @@ class Http1Server(_Body, _http1.Http1Server):
         if data and not first_byte_fits(data) and data != b"\r":
             raise ValueError("another protocol where a request should begin")
         end = end_of_head(data)
-        return (
-            None
-            if end < 0
-            else bytes(self.buf.maybe_extract_at_most(end + len(END_OF_HEAD)) or b"")
-        )
+        if end > MAX_HEAD_BYTES:
+            raise ValueError(_TOO_LARGE)
+        if end < 0:
+            return None
+        return bytes(self.buf.maybe_extract_at_most(end + len(END_OF_HEAD)) or b"")
 
     def _linger(self) -> layer.CommandGenerator[None]:
         self._ended = True
