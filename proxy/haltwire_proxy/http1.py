@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 
 import h11
+from h11._readers import ChunkedReader
+from h11._receivebuffer import ReceiveBuffer
 from haltwire.wire.refusals import Refusal
 from mitmproxy import http
 from mitmproxy.net.http import http1
@@ -27,16 +29,27 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseTrailers,
 )
 
-from haltwire_proxy.head import END_OF_HEAD, end_of_head, first_byte_fits, parse_head
+from haltwire_proxy.head import (
+    END_OF_HEAD,
+    MAX_HEAD_BYTES,
+    end_of_head,
+    first_byte_fits,
+    parse_head,
+)
 from haltwire_proxy.one_authority import Unreadable, asked_upgrades
 from haltwire_proxy.refuse import response_bytes
 
 LINGER_S = 2.0
 "How long a client whose request is no request may go on sending: an early reset would eat our answer."
+MAX_CHUNK_BYTES = 2**63 - 1
+"What fits a signed 64-bit number; beyond, other readers overflow."
+MAX_CHUNK_LINE_BYTES = 4096
+"A chunk's size and its extensions, which nobody uses."
 MAX_INTERIM = 16
 "Interim responses (100, 103) to one request. Nobody sends more than a handful."
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-5][0-9]{2}(?: |\Z)")
 _NO_REQUEST = "not an HTTP/1.1 request"
+_TOO_LARGE = "the request head is larger than 64 KiB"
 
 
 def install() -> None:
@@ -81,6 +94,9 @@ class _Body(_http1.Http1Connection):
 class Http1Server(_Body, _http1.Http1Server):
     """The client's side. A head is first what the door takes for one, then what mitmproxy does."""
 
+    _ended = False
+    "Whether we have said our last word: an upstream may still answer what its client has broken off."
+
     def read_headers(self, event: events.ConnectionEvent) -> layer.CommandGenerator[None]:
         """Their method; what is no request ends the connection with a typed answer, and nothing behind it is read."""
         if not isinstance(event, events.DataReceived):
@@ -92,25 +108,28 @@ class Http1Server(_Body, _http1.Http1Server):
                 return
             request, size = _request_of(raw)
         except ValueError as error:
-            self.request = Unreadable.because(str(error))
+            code = "headers_too_large" if str(error) == _TOO_LARGE else "malformed_request"
+            self.request = Unreadable.because(Refusal(code, f"{error}."))
             self.state = self.discard
             self.buf = type(self.buf)()
             yield ReceiveHttp(RequestHeaders(self.stream_id, self.request, end_stream=False))
             return
         self.request = request
         yield ReceiveHttp(RequestHeaders(self.stream_id, request, end_stream=size == 0))
-        self.body_reader = _http1.make_body_reader(size)
+        self.body_reader = _body_reader(size)
         self.state = self.read_body
         yield from self.state(event)
 
     def send(self, event: HttpEvent) -> layer.CommandGenerator[None]:
         """Their method; an HTTP/2 upstream's trailers are left out, as is a piece that would end a chunked body."""
-        if isinstance(event, ResponseTrailers) or (
-            isinstance(event, ResponseData) and not event.data
-        ):
+        is_empty = isinstance(event, ResponseData) and not event.data
+        if self._ended or is_empty or isinstance(event, ResponseTrailers):
             return
+        stream_id = self.stream_id
         yield from super().send(event)
-        if isinstance(event, ResponseEndOfMessage) and self.state == self.discard:
+        # The end of an answer may have begun the next request: that one is not answered yet.
+        is_answered = isinstance(event, ResponseEndOfMessage) and stream_id == self.stream_id
+        if is_answered and self.state == self.discard:
             yield from self._linger()
 
     def discard(self, event: events.Event) -> layer.CommandGenerator[None]:
@@ -148,13 +167,14 @@ class Http1Server(_Body, _http1.Http1Server):
         if data and not first_byte_fits(data) and data != b"\r":
             raise ValueError("another protocol where a request should begin")
         end = end_of_head(data)
-        return (
-            None
-            if end < 0
-            else bytes(self.buf.maybe_extract_at_most(end + len(END_OF_HEAD)) or b"")
-        )
+        if end > MAX_HEAD_BYTES:
+            raise ValueError(_TOO_LARGE)
+        if end < 0:
+            return None
+        return bytes(self.buf.maybe_extract_at_most(end + len(END_OF_HEAD)) or b"")
 
     def _linger(self) -> layer.CommandGenerator[None]:
+        self._ended = True
         yield commands.CloseTcpConnection(self.conn, half_close=True)
         yield commands.RequestWakeup(LINGER_S)
 
@@ -171,8 +191,12 @@ class Http1Client(_Body, _http1.Http1Client):
             return
         assert self.stream_id is not None
         while True:
+            before = len(self.buf)
             lines = self.buf.maybe_extract_lines()
             if lines is None:
+                return
+            if before - len(self.buf) > MAX_HEAD_BYTES:
+                yield from self.broken()
                 return
             if not lines:
                 continue
@@ -191,7 +215,7 @@ class Http1Client(_Body, _http1.Http1Client):
                 return
         self._interim = 0
         yield ReceiveHttp(ResponseHeaders(self.stream_id, response, end_stream=size == 0))
-        self.body_reader = _http1.make_body_reader(size)
+        self.body_reader = _body_reader(size)
         self.state = self.read_body
         yield from self.state(event)
 
@@ -229,6 +253,22 @@ class Http1Client(_Body, _http1.Http1Client):
     def body_done(self) -> layer.CommandGenerator[None]:
         """The response has been read."""
         yield from self.mark_done(response=True)
+
+
+def _body_reader(size: int | None) -> _http1.TBodyReader:
+    return _Chunks() if size is None else _http1.make_body_reader(size)
+
+
+class _Chunks(ChunkedReader):
+    def __call__(self, buf: ReceiveBuffer) -> h11.Data | h11.EndOfMessage | None:
+        if self._bytes_in_chunk == 0 and not self._reading_trailer:
+            end = buf._data.find(b"\r\n", len(self._bytes_to_discard))
+            if (end if end >= 0 else len(buf)) > MAX_CHUNK_LINE_BYTES:
+                raise h11.RemoteProtocolError("a chunk's size line without end")
+        read = super().__call__(buf)
+        if self._bytes_in_chunk > MAX_CHUNK_BYTES:
+            raise h11.RemoteProtocolError("a chunk longer than any")
+        return read
 
 
 def _request_of(raw: bytes) -> tuple[http.Request, int | None]:

@@ -61,7 +61,7 @@ def begins_http(data: bytes) -> bool | None:
     Empty lines before it are skipped by many, and a method may be any token.
     """
     begun = data.lstrip(b"\r\n")
-    if begun[:3].isalpha():
+    if begun[:3].isalpha() or b" HTTP/" in begun.partition(b"\n")[0]:
         return True
     token = _TOKEN.match(begun)
     if token is None or (token.end() == len(begun) and len(begun) <= _LONGEST_METHOD):

@@ -32,10 +32,10 @@ _PATH = re.compile(rb"/[!-\"$-~]*")
 class Unreadable(http.Request):
     """Stands for a head that is no request; nothing of it is kept but why."""
 
-    why: str
+    why: Refusal
 
     @classmethod
-    def because(cls, why: str) -> Unreadable:
+    def because(cls, why: Refusal) -> Unreadable:
         """An empty request, and why there is no other."""
         one = cls("", 0, b"GET", b"", b"", b"/", b"HTTP/1.1", http.Headers(), b"", None, 0.0, None)
         one.why = why
@@ -120,7 +120,7 @@ def _judge(
 
 def _malformed(request: http.Request, scheme: str) -> Refusal | None:
     if isinstance(request, Unreadable):
-        return _malformed_because(f"{request.why}.")
+        return request.why
     data = request.data
     fields = request.headers.fields
     if has_control(
