@@ -29,14 +29,10 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseTrailers,
 )
 
-from haltwire_proxy.head import (
-    END_OF_HEAD,
-    MAX_HEAD_BYTES,
-    end_of_head,
-    first_byte_fits,
-    parse_head,
-)
+from haltwire_proxy.enforcer import Enforcer
+from haltwire_proxy.head import END_OF_HEAD, end_of_head, first_byte_fits, parse_head
 from haltwire_proxy.one_authority import Unreadable, asked_upgrades
+from haltwire_proxy.overload import exceeded
 from haltwire_proxy.refuse import response_bytes
 
 LINGER_S = 2.0
@@ -49,7 +45,10 @@ MAX_INTERIM = 16
 "Interim responses (100, 103) to one request. Nobody sends more than a handful."
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-5][0-9]{2}(?: |\Z)")
 _NO_REQUEST = "not an HTTP/1.1 request"
-_TOO_LARGE = "the request head is larger than 64 KiB"
+
+
+class _TooLargeError(ValueError):
+    """A head that is larger than heads may be."""
 
 
 def install() -> None:
@@ -59,6 +58,12 @@ def install() -> None:
 
 class _Body(_http1.Http1Connection):
     """How a message's body is read on either side."""
+
+    @property
+    def enforcer(self) -> Enforcer:
+        """That of the worker."""
+        enforcer: Enforcer = self.context.client.enforcer  # type: ignore[attr-defined]
+        return enforcer
 
     def read_body(self, event: events.Event) -> layer.CommandGenerator[None]:
         """Their method, but trailers are left out: between two HTTP/1 parties an intermediary may."""
@@ -108,8 +113,10 @@ class Http1Server(_Body, _http1.Http1Server):
                 return
             request, size = _request_of(raw)
         except ValueError as error:
-            code = "headers_too_large" if str(error) == _TOO_LARGE else "malformed_request"
-            self.request = Unreadable.because(Refusal(code, f"{error}."))
+            refusal = Refusal("malformed_request", f"{error}.")
+            if isinstance(error, _TooLargeError):
+                refusal = exceeded("head_bytes", self.enforcer.tallies)
+            self.request = Unreadable.because(refusal)
             self.state = self.discard
             self.buf = type(self.buf)()
             yield ReceiveHttp(RequestHeaders(self.stream_id, self.request, end_stream=False))
@@ -167,8 +174,8 @@ class Http1Server(_Body, _http1.Http1Server):
         if data and not first_byte_fits(data) and data != b"\r":
             raise ValueError("another protocol where a request should begin")
         end = end_of_head(data)
-        if end > MAX_HEAD_BYTES:
-            raise ValueError(_TOO_LARGE)
+        if end > self.enforcer.limits.head_bytes:
+            raise _TooLargeError
         if end < 0:
             return None
         return bytes(self.buf.maybe_extract_at_most(end + len(END_OF_HEAD)) or b"")
@@ -195,7 +202,8 @@ class Http1Client(_Body, _http1.Http1Client):
             lines = self.buf.maybe_extract_lines()
             if lines is None:
                 return
-            if before - len(self.buf) > MAX_HEAD_BYTES:
+            if before - len(self.buf) > self.enforcer.limits.head_bytes:
+                self.enforcer.tallies.count("limit.head_bytes")
                 yield from self.broken()
                 return
             if not lines:
