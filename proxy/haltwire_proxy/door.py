@@ -9,29 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import cast
 
 from haltwire.wire.refusals import Refusal
 
 from haltwire_proxy import overload, sever
+from haltwire_proxy.admission import Admitted, Turned, admit
 from haltwire_proxy.agent_api import HOST as AGENT_API_HOST
-from haltwire_proxy.agent_api import AgentApi
 from haltwire_proxy.clienthello import Greeting
 from haltwire_proxy.connections import Connection
-from haltwire_proxy.destinations import Dialer, parse_authority
-from haltwire_proxy.enforcer import Enforcer, HeldUpError, failed
+from haltwire_proxy.enforcer import HeldUpError, failed
 from haltwire_proxy.faults import FailClosed
-from haltwire_proxy.guesses import Guesses
 from haltwire_proxy.head import END_OF_HEAD, Head, end_of_head, first_byte_fits, parse_head
-from haltwire_proxy.identity import Identity, identify
-from haltwire_proxy.inspector import Inspector
-from haltwire_proxy.one_authority import ANOTHER_HOST, names_another
-from haltwire_proxy.overload import Overload
+from haltwire_proxy.identity import Identity
 from haltwire_proxy.refuse import response_bytes
+from haltwire_proxy.services import Services
 from haltwire_proxy.tls_door import upgrade
 from haltwire_proxy.transport import close_gracefully, raw_socket
 from haltwire_proxy.tunnel import TunnelEnd
@@ -41,34 +34,6 @@ LINGER_S = 2.0
 MAX_EARLY_BYTES = 64 * 1024
 MAX_CHALLENGES = 3
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
-
-
-@dataclass(slots=True)
-class Services:
-    """What every door needs; made once per worker."""
-
-    enforcer: Enforcer
-    dialer: Dialer
-    inspector: Inspector
-    agent_api: AgentApi
-    tls: str
-    tunnel_hosts: tuple[str, ...]
-    listener_tls: ssl.SSLContext | None = None
-    "For clients that speak TLS to the proxy itself."
-    guesses: Guesses = field(default_factory=Guesses)
-    overload: Overload = field(init=False)
-    doors: set[Door] = field(default_factory=set)
-    closed: bool = False
-    "Whether this worker stops: what was accepted a moment ago is not served any more."
-
-    def __post_init__(self) -> None:
-        self.overload = Overload(self.enforcer, self.agent_api)
-
-    def intercepts(self, identity: Identity, host: str) -> bool:
-        """Whether this agent's traffic to this host is read inside TLS."""
-        if any(fnmatchcase(host, pattern) for pattern in self.tunnel_hosts):
-            return False
-        return (identity.tls or self.tls) == "intercept"
 
 
 class Door(asyncio.Protocol):
@@ -190,48 +155,21 @@ class Door(asyncio.Protocol):
     def _admit(self, head: Head, raw: bytes) -> None:
         services = self._services
         self._is_head = head.method == "HEAD"
-        tokens = services.enforcer.tokens
-        if tokens is None:
-            return self._refuse(
-                Refusal("enforcement_unknown", "The proxy has no word yet on who may pass.")
-            )
-        identity = identify(head.headers, tokens, self._peer)
-        if isinstance(identity, Refusal):
-            return self._reject(identity, head)
-        connect = head.method == "CONNECT"
-        try:
-            host, port = _destination(head.target, connect=connect)
-        except ValueError as error:
-            return self._refuse(Refusal("malformed_request", f"{error}."), identity)
-        if connect and names_another(head.headers, host, port):
-            agent_uri = str(identity.agent)
-            services.enforcer.tallies.mismatch(self._peer, "authority_mismatch", agent_uri)
-            return self._refuse(ANOTHER_HOST, identity)
-        if host == AGENT_API_HOST:
-            return self._serve_agent_api(raw, identity, port, connect=connect)
-        room, decision = services.enforcer.room(identity), services.enforcer.decide(identity)
-        if not isinstance(decision, Refusal):
-            decision = room or decision
-        inspect = not connect or services.intercepts(identity, host)
-        if isinstance(decision, Refusal):
-            inside = connect and inspect and decision.kill is not None and room is None
-            if not inside or services.overload.refusal_inside(identity.agent):
-                return self._refuse(decision, identity)
-        elif connect and inspect:
-            # Before our 200: behind it, a protocol that is not HTTP could only be cut off.
-            denied = services.dialer.rules.check_name(host, port, connect=True)
-            if denied is not None:
-                return self._refuse(denied, identity)
-        too_many = services.overload.connection(identity, handshake=connect and inspect)
-        if too_many is not None:
-            return self._refuse(decision if isinstance(decision, Refusal) else too_many, identity)
+        asked = admit(services, head, self._peer)
+        if isinstance(asked, Turned):
+            if asked.of_credentials:
+                return self._reject(asked.refusal, head)
+            return self._refuse(asked.refusal, asked.identity)
+        if asked.agent_api:
+            return self._serve_agent_api(raw, asked)
         services.overload.lobby.leave(self, self._peer)
+        host, port = asked.host, asked.port
         connection = services.enforcer.connections.register(
-            identity, "inspected" if connect else "plain", host, self
+            asked.identity, "inspected" if asked.connect else "plain", host, self
         )
         self._connection = connection
-        if inspect:
-            return self._hand_over(connection, (host, port) if connect else None, raw)
+        if asked.inspect:
+            return self._hand_over(connection, (host, port) if asked.connect else None, raw)
         connection.kind = "tunnel"
         self._on_data = self._hold_early
         self._hold_early()
@@ -325,8 +263,9 @@ class Door(asyncio.Protocol):
             transport.resume_reading()  # first: a slow upstream may pause it with these very bytes
             down.data_received(early)
 
-    def _serve_agent_api(self, raw: bytes, identity: Identity, port: int, *, connect: bool) -> None:
-        if port != 80:
+    def _serve_agent_api(self, raw: bytes, asked: Admitted) -> None:
+        identity, connect = asked.identity, asked.connect
+        if asked.port != 80:
             return self._refuse(
                 Refusal("destination_denied", f"Use http://{AGENT_API_HOST}/, without TLS."),
                 identity,
@@ -434,17 +373,3 @@ class Door(asyncio.Protocol):
     def _end(self) -> None:
         if self._transport is not None:
             close_gracefully(self._transport)
-
-
-def _destination(target: bytes, *, connect: bool) -> tuple[str, int]:
-    if connect:
-        return parse_authority(target, None)
-    scheme, separator, rest = target.partition(b"://")
-    if not separator:
-        raise ValueError("a proxy needs the whole URL in the request line")
-    if scheme.lower() != b"http":
-        raise ValueError("only http:// URLs are requested in the open; use CONNECT for https://")
-    authority = rest
-    for end in (b"/", b"?", b"#"):
-        authority = authority.partition(end)[0]
-    return parse_authority(authority, 80)

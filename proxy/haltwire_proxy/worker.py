@@ -24,11 +24,12 @@ from haltwire_proxy.agent_api import AgentApi
 from haltwire_proxy.authority import ensure_ca, upstream_roots
 from haltwire_proxy.clock import boottime, utc_now
 from haltwire_proxy.destinations import Dialer, Rules
-from haltwire_proxy.door import Door, Services
+from haltwire_proxy.door import Door
 from haltwire_proxy.enforcer import Enforcer
 from haltwire_proxy.inspector import Inspector
 from haltwire_proxy.limits import MOST_DESCRIPTORS, parse
 from haltwire_proxy.link import Link
+from haltwire_proxy.services import Services
 
 log = logging.getLogger(__name__)
 BACKLOG = 4096

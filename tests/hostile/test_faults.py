@@ -8,7 +8,7 @@ For each of them the way is walked again with a fault in it. Then
 - the connection is forgotten, and an agent beside it is served on.
 
 Seen to fail with a protection removed (each put back):
-- Door.data_received without FailClosed: `door._destination`, `identity.identify` and others are closed
+- Door.data_received without FailClosed: `admission._destination`, `identity.identify` and others are closed
   without an answer under asyncio and hang under uvloop
 - Door.connection_made as it was, without FailClosed: `sever.arm`, `transport.raw_socket`, `door.Door._wait`
   hang, and the door is kept for ever

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from types import ModuleType
 
 MODULES = (
-    *("door", "head", "identity", "guesses", "gate", "refuse", "enforcer", "replica", "tally"),
+    *("door", "admission", "services", "head", "identity", "guesses", "gate", "refuse"),
+    *("enforcer", "replica", "tally", "overload", "lobby", "limits", "exchanges"),
+    *("clienthello", "own_host", "http1", "one_authority", "patience", "waiting", "tls_door"),
     *("connections", "sever", "destinations", "lookups", "tunnel", "transport", "agent_api"),
     *("inspector", "addon", "hops", "streams", "layers", "floods", "turnstile", "upstreams"),
     *("remains", "watchdog", "reporting"),
 )
 "All that a request or an order meets on its way."
-NOT_ON_THE_WAY = ("authority", "clock", "faults", "link", "worker")
+NOT_ON_THE_WAY = ("authority", "clock", "faults", "leaf", "link", "worker")
 "Start, clocks, the link (tests/proxy/test_link.py), and what catches."
 
 

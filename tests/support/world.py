@@ -20,10 +20,11 @@ from haltwire_proxy.agent_api import AgentApi
 from haltwire_proxy.authority import ensure_ca, upstream_roots
 from haltwire_proxy.clock import boottime, utc_now
 from haltwire_proxy.destinations import Dialer, Rules
-from haltwire_proxy.door import Door, Services
+from haltwire_proxy.door import Door
 from haltwire_proxy.enforcer import Enforced, Enforcer
 from haltwire_proxy.inspector import Inspector
 from haltwire_proxy.overload import Overload
+from haltwire_proxy.services import Services
 
 SECRET = "hwa_" + "s" * 43
 INTERCEPTED = "hwa_" + "i" * 43
