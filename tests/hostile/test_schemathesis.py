@@ -64,6 +64,7 @@ async def schemathesis(folder: Path, system: System, key: str | None, *options: 
         *options,
         env={**CLEAN, "HOME": str(folder)},
         timeout=WITHIN_S,
+        cwd=folder,  # where it leaves what it has learnt
     )
     assert done.code == 0, done.out + done.err
     return done.out
