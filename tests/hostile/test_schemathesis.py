@@ -1,8 +1,9 @@
 """Thousands of generated calls against a live control server: nothing that openapi.json does not say, no fault of ours.
 
 Protections removed, one at a time, and what was seen then:
-- 400 and 422 for every call in openapi.py: "Undocumented status code" for most operations.
-- the answer to a ValidationError in calls.py: "Server error" for every operation with a body or a query.
+- 400 and 422 for every call in openapi.py: "Undocumented status code" for 10 operations.
+- the answer to a ValidationError in calls.py: 500 with a traceback for every such call, so many that the log's
+  pipe fills and the run does not end within its time.
 """
 
 from __future__ import annotations
@@ -63,24 +64,29 @@ async def schemathesis(folder: Path, system: System, key: str | None, *options: 
         *options,
         env={**CLEAN, "HOME": str(folder)},
         timeout=WITHIN_S,
+        cwd=folder,  # where it leaves what it has learnt
     )
     assert done.code == 0, done.out + done.err
     return done.out
 
 
-WHO = {"an admin": "admin", "a viewer": "viewer", "nobody": None}
+WHO = {
+    "an admin": ("admin", "examples,coverage,fuzzing,stateful"),
+    "a viewer": ("viewer", "coverage,stateful"),
+    "nobody": (None, "coverage"),
+}
 
 
-@pytest.mark.parametrize("role", WHO.values(), ids=WHO)
-async def test_generated_calls(shared, tmp_path, role):
+@pytest.mark.parametrize(("role", "phases"), WHO.values(), ids=WHO)
+async def test_generated_calls(shared, tmp_path, role, phases):
     """Every phase and check that can apply, as everybody who may call."""
     before = control_pid(shared.process.pid)
     key = None
     if role:
         _, made = await shared.api("POST", "/v1/keys", {"name": f"st-{role}", "role": role})
         key = made["secret"]
-    phases = ("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "25")
-    said = await schemathesis(tmp_path, shared, key, *phases, *NOT_IN_SCHEMA)
+    few = ("--phases", phases, "--max-examples", "15")
+    said = await schemathesis(tmp_path, shared, key, *few, *NOT_IN_SCHEMA)
     assert " passed" in said
     assert control_pid(shared.process.pid) == before, "the control server was started again"
     assert (await shared.api("GET", "/readyz"))[0] == 200
