@@ -30,6 +30,7 @@ from haltwire_proxy.connections import Connection
 from haltwire_proxy.destinations import Dialer
 from haltwire_proxy.enforcer import Enforcer
 from haltwire_proxy.floods import FloodError, Overdue, Rest, check_unread, handled
+from haltwire_proxy.lobby import inner_lobby
 from haltwire_proxy.patience import Patience
 from haltwire_proxy.remains import let_go
 from haltwire_proxy.streams import (
@@ -64,6 +65,7 @@ class Inspector:
         self.addon = addon
         self.handlers: set[asyncio.Task[None]] = set()
         self.turnstile = Turnstile()
+        self.lobby = inner_lobby(enforcer.limits)
         logging.getLogger("mitmproxy").setLevel(logging.CRITICAL)
         self.master = master.Master(options.Options())
         # Their log records would each cost a write to the loop's self-pipe and can wedge signals.
@@ -142,7 +144,7 @@ class _Handler(server.LiveConnectionHandler):
             self.layer = TransparentProxy(context)
         self.client.owned = owned  # type: ignore[attr-defined]
         self.patience = Patience(
-            inspector.enforcer.limits, owned, self.layer.context, self._give_up
+            inspector.enforcer.limits, owned, self.layer.context, self._give_up, inspector.lobby
         )
 
     def abort_all(self) -> None:

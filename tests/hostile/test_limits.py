@@ -591,7 +591,7 @@ async def test_1000_slow_strangers(usual, server):
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("alpn", ["http/1.1", "h2"])
 async def test_1000_slow_connections_inside(usual, server, alpn):
-    """One agent may begin so many handshakes and no more; another's are its own."""
+    """One agent may begin so many handshakes, and of those that then ask nothing the oldest make way."""
     attacker, bystander = await Agent.new(usual), await Agent.new(usual)
     peaks = Peaks(await workers(usual))
     opened, refused = [], 0
@@ -614,8 +614,10 @@ async def test_1000_slow_connections_inside(usual, server, alpn):
     print(f"\n{len(opened)} were let in, {refused} refused, grew by {grew / 1e6:.1f} MB")
     wire = await bystander.inside(server.host)
     assert (await wire.request("GET", "/echo", f"Host: {server.host}")).status == 200
-    assert refused > 500
-    assert grew < 5 * FEW_MB
+    assert (
+        grew < 3 * FEW_MB
+    )  # 200 handshakes may be begun at once, and none makes way for two seconds
+    assert refused + await until_hit(usual, "agent_waiting", 0) > 500
 
 
 class Poor(System):
