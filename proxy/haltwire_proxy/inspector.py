@@ -31,6 +31,7 @@ from haltwire_proxy.destinations import Dialer
 from haltwire_proxy.enforcer import Enforcer
 from haltwire_proxy.faults import FailClosed
 from haltwire_proxy.floods import FloodError, Overdue, Rest, check_unread, handled
+from haltwire_proxy.lobby import inner_lobby
 from haltwire_proxy.patience import Patience
 from haltwire_proxy.remains import let_go
 from haltwire_proxy.streams import (
@@ -65,6 +66,7 @@ class Inspector:
         self.addon = addon
         self.handlers: set[asyncio.Task[None]] = set()
         self.turnstile = Turnstile()
+        self.lobby = inner_lobby(enforcer.limits)
         logging.getLogger("mitmproxy").setLevel(logging.CRITICAL)
         self.master = master.Master(options.Options())
         # Their log records would each cost a write to the loop's self-pipe and can wedge signals.
@@ -144,7 +146,7 @@ class _Handler(server.LiveConnectionHandler):
             self.layer = TransparentProxy(context)
         self.client.owned = owned  # type: ignore[attr-defined]
         self.patience = Patience(
-            inspector.enforcer.limits, owned, self.layer.context, self._give_up
+            inspector.enforcer.limits, owned, self.layer.context, self._give_up, inspector.lobby
         )
 
     def abort_all(self) -> None:

@@ -27,35 +27,44 @@ def _limit(default: int, least: int, most: int, unit: str, says: str) -> Any:
 class Limits:
     """All limits. A field's metadata is its range, its unit and its sentence in `up --help`."""
 
+    # squid takes 64 KB, nginx 32 KB, Node 16 KB, Apache 100 fields of 8 KB, Go 1 MB. Ours is what is kept
+    # per connection before anybody is known.
     head_bytes: int = _limit(65536, 1024, 1 << 20, "bytes", "of a request or response head")
-    # nginx and llhttp's users stop at 8 to 80 KB, squid at 64 KB, h2 at 64 KB of decoded fields.
+    # Apache and Tomcat take 100, Node 2,000; nginx, squid and Go count bytes alone. Browsers and SDKs send
+    # 10 to 40; an answer with 60 cookies still fits. Each field is an object or two in mitmproxy.
     head_fields: int = _limit(200, 16, 10_000, "header fields", "in one head")
-    # Apache and undici's server stop at 100, Go and nginx count bytes alone, Tomcat's default is 100.
-    # Browsers send 20, the widest SDKs 40; a response with 60 cookies still fits.
+    # For all of it, not between two bytes: a byte every 29 s would never end. nginx waits 60 s, Apache 20
+    # to 40, squid 5 minutes.
     head_s: int = _limit(30, 1, 3600, "seconds", "until a request head is whole")
-    # As squid (request_start_timeout) is stricter and nginx (60 s) is not; from the first wait on, not
-    # between bytes: a byte every 29 s would never end.
+    # Two flights. Go's transport waits 10 s, nginx as long as for a head.
     handshake_s: int = _limit(10, 1, 600, "seconds", "for a client's TLS handshake inside a tunnel")
-    # A handshake is two flights; Go's and Envoy's defaults are 10 and 10.
+    # Counted in requests, since HTTP/2 pings would keep a connection for ever. What mitmproxy grants
+    # without any byte; servers end idle clients after 5 s (Node) to 75 s (nginx).
     idle_s: int = _limit(600, 1, 86_400, "seconds", "without a request inside a tunnel we read")
-    # HTTP/2 pings keep a connection busy for ever; nginx ends it after 75 s, AWS load balancers after 60.
+    # Of a few KB each. Beyond, the oldest make way (lobby.py): nobody who means it waits for a second.
     waiting: int = _limit(1024, 1, 1 << 20, "connections", "that have not said who they are")
     address_waiting: int = _limit(256, 1, 1 << 20, "connections", "of these from one address")
     connections: int = _limit(
         0, 0, 1 << 20, "connections", "in all; 0: as many as descriptors allow"
     )
+    # The busiest agents of our load tests have a few hundred. Half of `connections` when that is less.
     agent_connections: int = _limit(2000, 1, 1 << 20, "connections", "of one agent")
-    # The busiest agents that we load have a few hundred; half of `connections` when that is less.
+    # Like a connection that is read inside, each takes about 70 KB.
     agent_requests: int = _limit(256, 1, 1 << 20, "requests", "of one agent under way, read inside")
+    # The oldest beyond make way, as at the door: 4 MB of an agent that opens and then says nothing.
+    agent_waiting: int = _limit(
+        64, 1, 1 << 20, "connections", "of one agent, read inside, that have asked nothing yet"
+    )
+    # 3 ms of the loop each, so 6 % of it. A pool that fills at once is let through: see BURST_S.
     agent_handshakes: int = _limit(
         20, 1, 100_000, "a second", "new connections of one agent that are read inside"
     )
-    # 3 ms of the loop each: 20 are 6 % of it. A pool that fills at once is let through, see BURST_S.
+    # Each costs a handshake, too.
     agent_refusals: int = _limit(
         10, 1, 100_000, "a second", "refusals inside TLS, then CONNECT itself is refused"
     )
-    agent_calls: int = _limit(100, 1, 100_000, "calls", "of one agent to haltwire.internal at once")
     # Each may hold a body of 1 MiB.
+    agent_calls: int = _limit(100, 1, 100_000, "calls", "of one agent to haltwire.internal at once")
 
 
 DEFAULTS = Limits()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import Protocol
 
 from haltwire_proxy.limits import MOST_DESCRIPTORS, Limits
@@ -36,18 +37,20 @@ class Lobby:
         live: Callable[[], int],
         most_descriptors: int = MOST_DESCRIPTORS,
         clock: Callable[[], float] = time.monotonic,
+        name: str = "address_waiting",
     ) -> None:
         """`live` counts the connections that have left the lobby for somewhere in this worker."""
         self._limits = limits
         self._live = live
         self._most_descriptors = most_descriptors
         self._clock = clock
-        self._addresses: dict[str, dict[Guest, float]] = {}
+        self._name = name
+        self._addresses: dict[Hashable, dict[Guest, float]] = {}
         "Since when who waits, by address, oldest first."
         self._timer: asyncio.TimerHandle | None = None
         self.count = 0
 
-    def enter(self, guest: Guest, address: str, descriptor: int) -> bool:
+    def enter(self, guest: Guest, address: Hashable, descriptor: int) -> bool:
         """Let it wait; False when there is no room for one more connection at all."""
         full = self.count + self._live() >= self._limits.connections
         # The kernel gives the lowest number that is free, so that many are in use at least.
@@ -60,14 +63,14 @@ class Lobby:
             self._timer = asyncio.get_running_loop().call_later(SPARED_S, self._look)
         return True
 
-    def wait(self, guest: Guest, address: str) -> None:
+    def wait(self, guest: Guest, address: Hashable) -> None:
         """Let one wait that is in already; from now on, if it has waited before."""
         waiting = self._addresses.setdefault(address, {})
         if waiting.pop(guest, None) is None:
             self.count += 1
         waiting[guest] = self._clock()
 
-    def leave(self, guest: Guest, address: str) -> None:
+    def leave(self, guest: Guest, address: Hashable) -> None:
         """It is somebody, or has gone. Idempotent."""
         waiting = self._addresses.get(address)
         if waiting is None or waiting.pop(guest, None) is None:
@@ -83,7 +86,7 @@ class Lobby:
         limits = self._limits
         for address in tuple(self._addresses):
             while len(self._addresses.get(address, ())) > limits.address_waiting:
-                if not self._close_oldest(address, "address_waiting"):
+                if not self._close_oldest(address, self._name):
                     break
         while self.count > limits.waiting and self._close_oldest(self._fullest(), "waiting"):
             pass
@@ -103,13 +106,22 @@ class Lobby:
         most = len(self._addresses[self._fullest()]) if self.count else 0
         return self.count > self._limits.waiting or most > self._limits.address_waiting
 
-    def _fullest(self) -> str:
+    def _fullest(self) -> Hashable:
         return max(self._addresses, key=lambda address: len(self._addresses[address]))
 
-    def _close_oldest(self, address: str, limit: str, is_spared: bool = True) -> bool:
+    def _close_oldest(self, address: Hashable, limit: str, is_spared: bool = True) -> bool:
         guest, since = next(iter(self._addresses[address].items()))
         if is_spared and self._clock() - since < SPARED_S:
             return False
         guest.make_way(limit)
         self.leave(guest, address)
         return True
+
+
+def inner_lobby(limits: Limits) -> Lobby:
+    """The same inside TLS, where the address is the agent and nothing else is bounded."""
+    no_bound = 1 << 30
+    inside = replace(
+        limits, address_waiting=limits.agent_waiting, waiting=no_bound, connections=no_bound
+    )
+    return Lobby(inside, lambda: 0, name="agent_waiting")

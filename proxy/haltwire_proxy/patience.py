@@ -18,6 +18,7 @@ from mitmproxy.proxy.layers.http._http2 import Http2Connection
 from haltwire_proxy.connections import Connection
 from haltwire_proxy.floods import header_block_bytes
 from haltwire_proxy.limits import Limits
+from haltwire_proxy.lobby import Lobby
 from haltwire_proxy.streams import Http
 
 
@@ -35,8 +36,9 @@ class Patience:
         owned: Connection,
         context: _Layers,
         give_up: Callable[[str], None],
+        lobby: Lobby,
     ) -> None:
-        """`give_up` is called once, with the name of the limit."""
+        """`give_up` is called once, with the name of the limit. It waits in the lobby till a look finds it asking."""
         self._limits = limits
         self._owned = owned
         self._context = context
@@ -45,14 +47,25 @@ class Patience:
         self._waited_for = waited_for(owned, context)
         self._since = self._loop.time()
         self._timer = self._loop.call_later(self._next(), self._look)
+        self._lobby = lobby
+        lobby.enter(self, owned.identity.agent, 0)
+
+    def make_way(self, limit: str) -> None:
+        """The agent has too many that ask nothing (see lobby.Guest); this may meanwhile be none of them."""
+        if waited_for(self._owned, self._context) in _FIRST:
+            self.end()
+            self._give_up(limit)
 
     def end(self) -> None:
         """Idempotent."""
         self._timer.cancel()
+        self._lobby.leave(self, self._owned.identity.agent)
 
     def _look(self) -> None:
         now = self._loop.time()
         wanted = waited_for(self._owned, self._context)
+        if wanted not in _FIRST:
+            self._lobby.leave(self, self._owned.identity.agent)
         if wanted != self._waited_for:
             self._waited_for, self._since = wanted, now
         elif wanted is not None and now - self._since >= getattr(self._limits, wanted[0]):
@@ -67,6 +80,16 @@ class Patience:
         over = self._since + float(getattr(self._limits, self._waited_for[0]))
         # A look that comes a hair too early would cost another half of the time.
         return min(half, max(0.0, over - self._loop.time()) + 0.001)
+
+
+_FIRST = (
+    ("handshake_s", None),
+    ("head_s", None),
+    ("head_s", 0),
+    ("head_s", (0, "block")),
+    ("head_s", 1),
+)
+"What is waited for as long as nothing has been asked."
 
 
 def waited_for(owned: Connection, context: _Layers) -> tuple[str, object] | None:

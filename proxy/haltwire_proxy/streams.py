@@ -161,7 +161,7 @@ class Http(HttpLayer):
         client = self.context.client
         framing = self.protocol(client)
         if isinstance(framing, Http1Connection):
-            if framing.buf and limit == "head_s":
+            if framing.buf and limit != "idle_s":
                 yield from self._refuse_head(limit)
                 framing.state = framing.done
                 return

@@ -136,3 +136,21 @@ async def test_no_time_counts_while_an_order_holds(world, tls_origin):
     await asyncio.sleep(0.4)
     world.resume(order)
     assert (await wire.answer()).status == 200
+
+
+async def test_of_many_that_ask_nothing_the_oldest_make_way(world, tls_origin, monkeypatch):
+    """One agent could else have as many as handshakes are granted in the time of a head, of 70 KB each."""
+    monkeypatch.setattr("haltwire_proxy.lobby.SPARED_S", 0.3)
+    world.limit(agent_waiting=2)
+    asking = await inside(world, tls_origin)
+    assert (await asking.request("GET", "/echo", f"Host: {tls_origin.host}")).status == 200
+    slow = [await inside(world, tls_origin) for _ in range(4)]
+    for wire in slow[:3]:
+        await wire.send(b"GET / HT")
+    for wire in slow[:2]:
+        answer = await wire.answer()
+        assert (answer.status, answer.json()["error"]) == (429, "rate_exceeded")
+    assert hits(world) == {"limit.agent_waiting": 2}
+    assert (await asking.request("GET", "/echo", f"Host: {tls_origin.host}")).status == 200
+    await slow[2].send(f"TP/1.1\r\nHost: {tls_origin.host}\r\n\r\n".encode())
+    assert (await slow[2].answer()).status == 200

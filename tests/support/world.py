@@ -23,6 +23,7 @@ from haltwire_proxy.destinations import Dialer, Rules
 from haltwire_proxy.door import Door
 from haltwire_proxy.enforcer import Enforced, Enforcer
 from haltwire_proxy.inspector import Inspector
+from haltwire_proxy.lobby import inner_lobby
 from haltwire_proxy.overload import Overload
 from haltwire_proxy.services import Services
 
@@ -140,6 +141,7 @@ class World:
         """Set limits for what comes from now on; what is counted begins anew."""
         self.enforcer.limits = replace(self.enforcer.limits, **limits)
         self.services.overload = Overload(self.enforcer, self.agent_api)
+        self.inspector.lobby = inner_lobby(self.enforcer.limits)
 
     def kill(
         self, selector: str, reason: str | None = "wrong e-mails", mode: str = "cut", **more: Any
