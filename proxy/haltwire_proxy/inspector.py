@@ -193,7 +193,8 @@ class _Handler(server.LiveConnectionHandler):
                 await self.server_event(opened)
             while io.reader is not None and (data := await io.reader.read(65535)):
                 await self.server_event(events.DataReceived(connection, data))
-                await self.drain_writers()
+                with FailClosed("waiting for writers failed: the connection is cut", self._cut):
+                    await self.drain_writers()
         except OSError:
             pass
         except asyncio.CancelledError as error:
@@ -277,22 +278,21 @@ class _Handler(server.LiveConnectionHandler):
         Theirs waits for all writers behind one lock: a full upload then stops the download that would
         let it go on. And it does not know what waits for an HTTP/2 window or behind a request.
         """
-        with FailClosed("waiting for writers failed: the connection is cut", self._cut):
-            client = self.transports.get(self.client)
-            if client is None or client.writer is None:
-                return
-            upward = asyncio.current_task() is client.handler
-            fed = [io for io in self.transports.values() if (io is not client) is upward]
-            for io in fed:
-                if io.writer is not None:
-                    try:
-                        await io.writer.drain()
-                    except OSError as error:
-                        if io.handler is not None:
-                            io.handler.cancel(f"Error sending data: {error}")
-            while self._is_full(upward=upward):
-                self._moved.clear()
-                await self._moved.wait()
+        client = self.transports.get(self.client)
+        if client is None or client.writer is None:
+            return
+        upward = asyncio.current_task() is client.handler
+        fed = [io for io in self.transports.values() if (io is not client) is upward]
+        for io in fed:
+            if io.writer is not None:
+                try:
+                    await io.writer.drain()
+                except OSError as error:
+                    if io.handler is not None:
+                        io.handler.cancel(f"Error sending data: {error}")
+        while self._is_full(upward=upward):
+            self._moved.clear()
+            await self._moved.wait()
 
     def _is_full(self, *, upward: bool) -> bool:
         return any(

@@ -7,13 +7,14 @@ For each of them the way is walked again with a fault in it. Then
 - its origin has seen nothing, unless the fault came when the request was on its way;
 - the connection is forgotten, and an agent beside it is served on.
 
-Seen to fail with a protection removed (each put back):
-- Door.data_received without FailClosed: `admission._destination`, `identity.identify` and others are closed
-  without an answer under asyncio and hang under uvloop
-- Door.connection_made as it was, without FailClosed: `sever.arm`, `transport.raw_socket`, `door.Door._wait`
-  hang, and the door is kept for ever
-- _Handler._handle with `except Exception` only: with a panic, `addon.Addon.requestheaders` hangs
-- Addon._decide that answers a fault with None: `addon.Addon._judge` reaches the origin
+Seen to fail with a protection removed or missing (each put back or made):
+- Addon._decide that answers a fault with None: `addon.Addon._judge`, `identity.agrees`, `addon.another_sni` and
+  others reach the origin
+- Door.connection_made without FailClosed: at `sever.arm`, `transport.raw_socket`, `door.Door._wait` the client
+  hangs, and the door is kept for ever
+- _Handler.drain_writers without FailClosed around it: the origin has seen the request of a client that got 502
+- Inspector._serve without it: at `watchdog.Watchdog.end` the connection stays registered for ever
+- AgentApiSession as it was: at `agent_api.Answer.to_bytes` the client hangs
 """
 
 from __future__ import annotations
@@ -200,22 +201,11 @@ async def killed(stage: Stage) -> tuple[Wire, str]:
     return await inside_tls(stage)
 
 
-async def held(stage: Stage) -> tuple[Wire, str]:
-    """What waits for a hold to end goes on when it does."""
-    loop = asyncio.get_running_loop()
-    (kill_id,) = (order.kill_id for order in stage.world.enforcer.replica.view.orders)
-    loop.call_later(0.02, stage.world.resume, kill_id)
-    return await plain(stage)
-
-
 WAYS: dict[str, Way] = {
     way.__name__: way
-    for way in (tunnelled, plain, inside_tls, over_http2, agent_api, refused, killed, held)
+    for way in (tunnelled, plain, inside_tls, over_http2, agent_api, refused, killed)
 }
-ORDERS = {
-    "killed": ("agent://acme/prod/reader", "cut"),
-    "held": ("agent://acme/prod/mailer", "hold"),
-}
+ORDERS = {"killed": ("agent://acme/prod/reader", "cut")}
 CLOSED, HANGS = "closed", "hangs"
 FAILED = "503 enforcement_failed"
 KINDS = {

@@ -5,11 +5,12 @@ of what is read from a head, I06 and I07 among it, is tests/proxy/test_identity.
 tests/proxy/test_hops.py.
 
 Seen to fail with a protection removed (each put back):
-- identify without its `selector.matches_agent`: `I05 label forged` gets 200
-- agrees without `_switched`: `I12` gets 200 for the other agent
-- forwarded that strips only `is_ours` names without `_dashed`: I10, `x_agent_uri` at the origin
-- Guesses.failed that returns 0.0: `the sixth wrong secret waits`
-- Mismatches without `_is_full`: more rows than allowed
+- identify without its `selector.matches_agent`: the rows `I05 label forged` and `I05 beyond the selector` get 200
+- agrees without its comparison of secrets: I12, `another agent's bearer` gets 200
+- hops._dashed that leaves underscores: all four I10, `x_agent_trace` and `proxy_authorization` at the origin
+- Guesses.failed that always says 0.0: I04, the wait that should be 0.8 s takes 0.4 ms
+- Mismatches._is_full that is never true: no row of `others` comes
+- Tallies.room that always has room: the 1,001st instance gets 200
 """
 
 from __future__ import annotations
@@ -384,6 +385,7 @@ async def test_fields_of_one_hop_make_an_http2_request_malformed(system, origins
 
 SWITCHES = {
     "another agent's secret": ("{acme.prod.b|b}", 421, "identity_switched"),
+    "another agent's bearer": ("Proxy-Authorization: Bearer {b}", 421, "identity_switched"),
     "another instance": ("{acme.prod.a~i-2|a}", 421, "identity_switched"),
     "another token of the agent": ("{acme.prod.a~i-1|bound}", 421, "identity_switched"),
     "a wrong secret": ("{acme.prod.a|wrong}", 407, "proxy_credentials_invalid"),

@@ -7,19 +7,17 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
-MODULES = (
-    *("door", "admission", "services", "head", "identity", "guesses", "gate", "refuse"),
-    *("enforcer", "replica", "tally", "overload", "lobby", "limits", "exchanges"),
-    *("clienthello", "own_host", "http1", "one_authority", "patience", "waiting", "tls_door"),
-    *("connections", "sever", "destinations", "lookups", "tunnel", "transport", "agent_api"),
-    *("inspector", "addon", "hops", "streams", "layers", "floods", "turnstile", "upstreams"),
-    *("remains", "watchdog", "reporting"),
-)
-"All that a request or an order meets on its way."
-NOT_ON_THE_WAY = ("authority", "clock", "faults", "leaf", "link", "worker")
+import haltwire_proxy
+
+NOT_ON_THE_WAY = {"__init__", "authority", "clock", "faults", "leaf", "link", "worker"}
 "Start, clocks, the link (tests/proxy/test_link.py), and what catches."
+MODULES = sorted(
+    {path.stem for path in Path(haltwire_proxy.__file__).parent.glob("*.py")} - NOT_ON_THE_WAY
+)
+"All that a request or an order meets on its way, modules that are new among them."
 
 
 class PanicError(BaseException):
