@@ -1,6 +1,11 @@
 """One authority per request (issue group 3, S09): whatever names another host or port is refused, and nothing goes up.
 
-Seen when the protection was removed, one at a time: TBD
+Seen when the protection was removed, one at a time:
+- one_authority._judge no longer compares: every row of "names another authority" is served (200) on every way.
+- names_another without the port: `CONNECT localhost:P` with `Host: localhost:1` gets its 200.
+- _name_once left out: `Host: localhost` goes up without its port, HTTP/1.0 without any Host.
+- addon._judge without another_sni: the origin is opened under the other name, for requests and raw bytes.
+- addon._settle without the tally: refused all the same, but no identity.mismatch is audited.
 """
 
 import ssl

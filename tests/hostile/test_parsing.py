@@ -1,6 +1,12 @@
 """What two readers could read differently is never passed on (issue group 4, H01 to H12).
 
-Seen when the protection was removed, one at a time: TBD
+Seen when the protection was removed, one at a time:
+- http1._request_of without parse_head: heads behind the first are served with bare LF, a fragment, two blanks
+  in the request line or `gzip, chunked`, on a kept connection and inside a tunnel.
+- mitmproxy's own Http1Server: the same, HTML pages that quote the request, and trailers end the connection.
+- Http1Client.send without Transfer-Encoding: an HTTP/2 body of unsaid length is read by the origin as a second
+  request, `GET /smuggled`.
+- one_authority._PATH takes anything: an HTTP/2 path with a blank becomes another HTTP/1 request line.
 """
 
 import asyncio

@@ -1,6 +1,10 @@
 """A hostile origin: its responses cannot be read twice, put out of step, or turned into a tunnel (issue groups 3, 4).
 
-Seen when the protection was removed, one at a time: TBD
+Seen when the protection was removed, one at a time:
+- mitmproxy's own Http1Client: a 103 is taken for the answer, so that [103, evil, good] answer three pipelined
+  requests; a header flood that comes in two reads is passed on.
+- one_authority._keep_to_http1 left out: `Upgrade: h2c` reaches the origin, which then goes on unread.
+- one_authority.is_sound without control characters: a bare CR goes through to the client.
 """
 
 import asyncio

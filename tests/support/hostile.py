@@ -46,7 +46,8 @@ class Agent:
         async with asyncio.timeout(timeout):
             while True:
                 _, found = await self.system.api("GET", f"/v1/mesh/agents/{uri}")
-                if sum(one[name] for one in found.get("instances_detail", ())) == expected:
+                instances = found.get("agent", {}).get("instances_detail", ())
+                if sum(one[name] for one in instances) == expected:
                     return
                 await asyncio.sleep(0.05)
 
