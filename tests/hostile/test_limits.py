@@ -157,7 +157,9 @@ async def a_long_head_at_the_door(agent, target):
 async def many_fields_at_the_door(agent, target):
     wire = await Wire.open(agent.system.port)
     fields = [f"A{n}: b" for n in range(21)]
-    return told(await wire.request("GET", "http://a.test/", agent.credentials, *fields))
+    return told(
+        await wire.request("GET", "http://a.test/", "Host: a.test", agent.credentials, *fields)
+    )
 
 
 async def a_slow_head_at_the_door(agent, target):
@@ -340,10 +342,11 @@ async def asking_on_when_killed(agent, target):
 async def too_many_calls(agent, target):
     for _ in range(2):
         wire = await Wire.open(agent.system.port)
-        fields = (agent.credentials, "Content-Length: 9")
+        fields = ("Host: haltwire.internal", agent.credentials, "Content-Length: 9")
         await wire.request("POST", "http://haltwire.internal/x", *fields, read=False)
     wire = await Wire.open(agent.system.port)
-    return told(await wire.request("GET", "http://haltwire.internal/ca.pem", agent.credentials))
+    fields = ("Host: haltwire.internal", agent.credentials)
+    return told(await wire.request("GET", "http://haltwire.internal/ca.pem", *fields))
 
 
 async def an_answer_with_a_long_head(agent, target):
@@ -478,7 +481,7 @@ async def test_when_all_is_taken_by_agents_a_newcomer_is_told_so(low, server):
     for agent in agents:
         for _ in range(5):
             wire = await Wire.open(low.port)
-            answers.append(await wire.request("CONNECT", server.host, "Host: x", agent.credentials))
+            answers.append(await wire.request("CONNECT", server.host, agent.credentials))
     assert [a.status for a in answers[:60]] == [200] * 60
     assert [told(a) for a in answers[60:]] == [(503, "proxy_full")] * 5
     assert answers[60].headers["retry-after"] == "1"
