@@ -7,11 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 from haltwire.wire.codec import parse_time
 
+from haltwire_cli.anchor import compare, lines_of, read_export
 from haltwire_cli.api import TIMEOUT_S, Api, Refused, with_api
 from haltwire_cli.failures import FAILED, Failure
 from haltwire_cli.names import selector_of
@@ -94,24 +95,48 @@ def audit() -> None:
 
 
 @audit.command("verify")
+@click.option(
+    "--against",
+    type=click.File("rb"),
+    metavar="FILE",
+    help="What `audit export` wrote earlier, kept where nobody who can write the data directory can: its events must all be in the log as they were.",
+)
 @json_option
 @with_api
-def verify(api: Api, as_json: bool) -> None:
+def verify(api: Api, against: BinaryIO | None, as_json: bool) -> None:
     """Check that no event was changed, removed or added by hand; exit code 1 when one was."""
+    kept = read_export(against) if against else None
     answer = api.get(f"{_AUDIT}/verify", timeout_s=300)
-    found = answer.document
+    found = dict(answer.document)
+    anchor = compare(kept, lines_of(api.stream(f"{_AUDIT}/export"))) if kept else None
+    if anchor:
+        found |= {
+            "ok": bool(found.get("ok")) and anchor.is_same,
+            "anchored": anchor.is_same,
+            "anchored_to": anchor.last_same,
+            "first_different_seq": anchor.first_different,
+        }
     if as_json:
-        click.echo(answer.text, nl=False)
-    elif found.get("ok"):
+        click.echo(json.dumps(found) if anchor else answer.text.rstrip("\n"))
+    elif answer.document.get("ok"):
         click.echo(f"{found['events']:,} events, each one as it was written.")
         click.echo(f"The last one's hash is {escape(found['head_hash'])}.")
-        if not found.get("anchored"):
+        if anchor and anchor.is_same:
             click.echo(
-                "unanchored: that hash is kept nowhere else, so whoever rewrites the whole file can forge it."
+                f"anchored up to event {anchor.last_same:,}: up to there it is the log that was exported."
+            )
+        elif not found.get("anchored") and not anchor:
+            click.echo(
+                "unanchored: that hash is kept nowhere else, so whoever rewrites the whole file can forge it. Keep what `haltwire audit export` writes elsewhere, and check with --against."
             )
     else:
         click.echo(
             f"haltwire: the audit log is NOT as it was written: event {found.get('first_bad_seq')} is the first that does not fit; those before it do.",
+            err=True,
+        )
+    if anchor and not anchor.is_same and not as_json:
+        click.echo(
+            f"haltwire: the audit log is NOT the one that was exported: event {anchor.first_different} was {anchor.how} since. It was written anew from there on, or the file is of another haltwire.",
             err=True,
         )
     sys.exit(0 if found.get("ok") else FAILED)

@@ -20,6 +20,7 @@ from haltwire_cli.api import Api, with_api
 from haltwire_cli.cafiles import ca_files
 from haltwire_cli.failures import Failure
 from haltwire_cli.names import agent_of
+from haltwire_cli.shield import hide_from_same_user
 
 CANNOT_EXECUTE, NOT_THERE, BY_SIGNAL = 126, 127, 128
 _PASSED = (
@@ -51,6 +52,7 @@ def run(api: Api, agent: str, instance: str | None, command: tuple[str, ...]) ->
     CMD gets the variables that HTTP clients read for a proxy and for CAs, and a token of its own that
     is revoked when it ends. Signals are passed on to it; its exit code is this command's.
     """
+    hide_from_same_user()
     ref, typed_instance = agent_of(api, agent)
     if instance and typed_instance and instance != typed_instance:
         raise click.UsageError(f"{agent!r} names another instance than --instance {instance}.")

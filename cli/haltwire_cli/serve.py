@@ -48,6 +48,7 @@ class Plan:
     tunnel_hosts: tuple[str, ...]
     upstream_ca: Path | None
     allow_to: tuple[str, ...]
+    connect_ports: tuple[int, ...] = ()
 
 
 Ready = Callable[[Endpoints], None]
@@ -172,6 +173,7 @@ def _stages(plan: Plan, claim: int, listeners: Listeners) -> tuple[tuple[Child, 
                 "upstream_ca": str(plan.upstream_ca) if plan.upstream_ca else None,
                 "own_addresses": [(a.host, a.port) for a in (proxy_address, control_address)],
                 "allow_to": plan.allow_to,
+                "connect_ports": plan.connect_ports,
                 "beyond_loopback": not is_loopback(proxy_address),
             },
         )
@@ -222,6 +224,7 @@ async def _serve(role: str, instructions: Mapping[str, Any]) -> None:
             "tunnel_hosts": tuple(instructions["tunnel_hosts"]),
             "own_addresses": tuple((h, p) for h, p in instructions["own_addresses"]),
             "allow_to": tuple(instructions["allow_to"]),
+            "connect_ports": tuple(instructions["connect_ports"]),
         }
         await worker.serve(worker.WorkerConfig(**{**instructions, **lists}), ready)
 

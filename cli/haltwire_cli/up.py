@@ -109,6 +109,16 @@ def _cores() -> int:
     show_envvar=True,
     help="Range of addresses to let agents reach although it is denied by default. Repeatable; spaces between in the variable.",
 )
+@click.option(
+    "--connect-port",
+    "connect_ports",
+    type=click.IntRange(1, 65_535),
+    multiple=True,
+    metavar="PORT",
+    envvar="HALTWIRE_CONNECT_PORT",
+    show_envvar=True,
+    help="Port that agents may CONNECT to besides 80 and 443. Without it, all when --proxy-listen is a loopback address, and else no other. Repeatable; spaces between in the variable.",
+)
 def up(
     data_dir: Path,
     proxy_listen: Address,
@@ -119,6 +129,7 @@ def up(
     tunnel_hosts: tuple[str, ...],
     upstream_ca: Path | None,
     allow_to: tuple[str, ...],
+    connect_ports: tuple[int, ...],
 ) -> None:
     """Start the control server and the proxy; Ctrl-C stops everything."""
     _check_installation()
@@ -136,6 +147,7 @@ def up(
         tunnel_hosts,
         upstream_ca,
         allow_to,
+        connect_ports,
     )
     home = Home(plan.data_dir)
 

@@ -176,7 +176,7 @@ class Api:
             raise ApiError(
                 503,
                 "kill_not_durable",
-                "the order is in force at the proxies that applied it, but it is not stored yet; it is tried again until it is stored or resumed",
+                f"the order is in force at the proxies that applied it, but it is not stored yet{_because(self._service.store.problem)}; it is tried again until it is stored or resumed",
                 retryable=True,
                 beside=encode(receipt),
             )
@@ -200,6 +200,10 @@ class Api:
             "lifted_by": lifted.actor if lifted else None,
             "lifted_reason": lifted.reason if lifted else None,
         }
+
+
+def _because(problem: str) -> str:
+    return f" because {problem}" if problem else ""
 
 
 def _confirmed(receipt: Receipt | None) -> bool:

@@ -18,6 +18,7 @@ from haltwire import __version__
 from haltwire_control.admin_api import AdminApi
 from haltwire_control.agents_api import AgentsApi
 from haltwire_control.api import Api
+from haltwire_control.auth import without_secrets
 from haltwire_control.calls import BODY_LIMIT, Gatekeeper, Route
 from haltwire_control.credentials import Credentials
 from haltwire_control.datadir import DATABASE, LEDGER, DataDirectory
@@ -28,6 +29,7 @@ from haltwire_control.following import Following
 from haltwire_control.killing import Killing
 from haltwire_control.ledger_file import LedgerFile
 from haltwire_control.openapi import openapi
+from haltwire_control.perimeter import Runner, secure
 from haltwire_control.public_api import PublicApi
 from haltwire_control.routes import route_table
 from haltwire_control.service import Service
@@ -38,11 +40,6 @@ SHUTDOWN_S = 0.5
 "Answers under way get this long; whoever wants the process gone waits for a second."
 SWITCH_S = 0.0005
 "How long one thread may keep the interpreter from another; Python's own choice is ten times that."
-SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +96,11 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
     async with AsyncExitStack() as stack:
         directory = DataDirectory(config.data_dir)
         stack.callback(directory.release)
+        directory.check_whole()
         store = SqliteStore(directory.private(DATABASE))
         stack.push_async_callback(store.close)
-        ledger_file = LedgerFile(directory.private(LEDGER))
+        ledger_path = directory.private(LEDGER)
+        ledger_file = store.reserve.opened(lambda: LedgerFile(ledger_path))
         stack.push_async_callback(ledger_file.close)
         service = Service(store, ledger_file.ledger, config.lease_ms)
         service.start()
@@ -128,9 +127,7 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
         )
         public.document = openapi(routes, __version__)
         app = application(routes, Gatekeeper(service, config.local_proxy_key))
-        runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, logger=_quiet
-        )
+        runner = Runner(app, SHUTDOWN_S)
         await runner.setup()
         site = web.SockSite(runner, socket.socket(fileno=config.listen_fd))
         await site.start()
@@ -146,7 +143,7 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
 def application(routes: list[Route], gatekeeper: Gatekeeper) -> web.Application:
     """The routes as aiohttp serves them."""
     app = web.Application(client_max_size=BODY_LIMIT, middlewares=[_answer_errors])
-    app.on_response_prepare.append(_secure)
+    app.on_response_prepare.append(secure)
     for route in routes:
         path = route.path.replace("{agent}", "{agent:.+}")
         app.router.add_route(route.method, path, _handler(route, gatekeeper))
@@ -172,28 +169,7 @@ async def _answer_errors(
         known = api_error(error)
         if known is not None:
             return known.response()
-        log.exception("%s %s failed", request.method, request.path)
+        log.exception("%s %s failed", request.method, without_secrets(request.path))
         return ApiError(
             500, "internal_error", "the control server failed; its log says how"
         ).response()
-
-
-async def _secure(_request: web.Request, response: web.StreamResponse) -> None:
-    for name, value in SECURITY_HEADERS.items():
-        response.headers.setdefault(name, value)
-
-
-class _QuietFilter(logging.Filter):
-    """aiohttp logs what it could not parse with the bytes themselves, which may hold a secret."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[0] if record.exc_info else None
-        if error is not None and error.__module__.startswith("aiohttp"):
-            record.msg, record.args = "a request was not HTTP: %s", (error.__name__,)
-            record.exc_info = record.exc_text = None
-            record.levelno, record.levelname = logging.INFO, "INFO"
-        return True
-
-
-_quiet = logging.getLogger("haltwire_control.http")
-_quiet.addFilter(_QuietFilter())

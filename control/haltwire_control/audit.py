@@ -2,7 +2,7 @@
 
 A row that was changed, removed or added by hand breaks the chain at its place; a chain that was cut
 off at its end does not agree with the count and head kept beside it. Whoever can rewrite all of that
-can forge it: a chain is `anchored` only when its head is kept elsewhere, which nothing does yet.
+can forge it: a chain is `anchored` only when its head is kept elsewhere: `audit verify --against` an export.
 """
 
 from __future__ import annotations

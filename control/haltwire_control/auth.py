@@ -29,6 +29,7 @@ _ALLOWED = {
     AGENT: frozenset({HEARTBEAT}),
 }
 _SECRET = re.compile(r"hw[ak]_[A-Za-z0-9_-]{43}")
+_SECRET_BYTES = re.compile(_SECRET.pattern.encode())
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -60,6 +61,18 @@ def digest_of(secret: str) -> str:
 def is_secret(text: str) -> bool:
     """Whether the text has the form of a secret of ours."""
     return _SECRET.fullmatch(text) is not None
+
+
+def holds_secret(text: str | bytes) -> bool:
+    """Whether something that looks like a secret of ours is anywhere in it."""
+    if isinstance(text, bytes):
+        return _SECRET_BYTES.search(text) is not None
+    return _SECRET.search(text) is not None
+
+
+def without_secrets(text: str) -> str:
+    """The text as it may be logged."""
+    return _SECRET.sub("***", text)
 
 
 def may(role: str, action: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import time
@@ -12,12 +13,15 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from haltwire_control.auth import Caller, caller_of, digest_of, may
+from haltwire_control.attempts import FailedAttempts
+from haltwire_control.auth import AGENT, Caller, caller_of, digest_of, holds_secret, may
 from haltwire_control.errors import ApiError
+from haltwire_control.perimeter import trust
 from haltwire_control.service import Service
 from haltwire_control.state import Actor
 
 BODY_LIMIT = 1024 * 1024
+BODY_WITHIN_S = 10.0
 ANYBODY = Caller("anybody", Actor("anybody"))
 "Who calls an open route."
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="haltwire"'}
@@ -64,12 +68,19 @@ class Gatekeeper:
     def __init__(self, service: Service, local_proxy_key: str) -> None:
         self._service = service
         self._local_proxy_digest = digest_of(local_proxy_key) if local_proxy_key else ""
+        self._failed = FailedAttempts()
 
     async def admit(self, route: Route, request: web.Request) -> Call:
         """The call; ApiError when it may not be made or makes no sense."""
         call = Call(request, time.monotonic(), ANYBODY)
+        if holds_secret(request.rel_url.path) or holds_secret(request.rel_url.query_string):
+            raise ApiError(
+                400,
+                "secret_in_url",
+                "a key or token never goes into a URL, which is logged on its way: revoke it, and send the next one in a header",
+            )
         if route.action is not None:
-            call.caller = self._authenticate(request)
+            call.caller = self._authenticate(request, call.arrived)
             if not may(call.caller.role, route.action):
                 raise ApiError(
                     403,
@@ -84,7 +95,7 @@ class Gatekeeper:
             call.body = _validate(route.body, await _document(request))
         return call
 
-    def _authenticate(self, request: web.Request) -> Caller:
+    def _authenticate(self, request: web.Request, now: float) -> Caller:
         secret = _secret_of(request)
         if not secret:
             raise ApiError(
@@ -95,20 +106,37 @@ class Gatekeeper:
             )
         caller = caller_of(secret, self._service.state, self._local_proxy_digest)
         if caller is None:
+            wait_s = self._failed.failed(request.remote or "", now)
+            if wait_s is not None:
+                raise ApiError(
+                    429,
+                    "too_many_failures",
+                    "this address has shown too many keys that are not known; one that is known works at once",
+                    retryable=True,
+                    headers={"Retry-After": str(wait_s)},
+                )
             raise ApiError(
                 401,
                 "credentials_invalid",
                 "this key or token is not known, or was revoked",
                 headers=CHALLENGE,
             )
+        if caller.role != AGENT:
+            trust(request)
         return caller
 
 
 def _secret_of(request: web.Request) -> str:
-    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return secret.strip()
-    return request.headers.get("x-api-key", "").strip()
+    shown = request.headers.getall("Authorization", ())
+    if len(shown) > 1 or len(request.headers.getall("x-api-key", ())) > 1:
+        raise ApiError(400, "credentials_ambiguous", "send one key, once")
+    scheme, _, secret = (shown[0] if shown else "").partition(" ")
+    key = request.headers.get("x-api-key", "").strip()
+    if scheme.lower() != "bearer":
+        return key
+    if key and key != secret.strip():
+        raise ApiError(400, "credentials_ambiguous", "send one key, once")
+    return secret.strip()
 
 
 def _plain_query(request: web.Request) -> dict[str, str]:
@@ -120,9 +148,30 @@ def _plain_query(request: web.Request) -> dict[str, str]:
 
 
 async def _document(request: web.Request) -> Any:
-    raw = await request.read()
+    # Any Content-Type will do: `curl -d` says x-www-form-urlencoded, and no key comes with a browser's form.
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise ApiError(415, "unsupported_encoding", "send the body as it is, not compressed")
+    if (request.content_length or 0) > BODY_LIMIT:
+        raise web.HTTPRequestEntityTooLarge(BODY_LIMIT, request.content_length or 0)
+    try:
+        async with asyncio.timeout(BODY_WITHIN_S):
+            raw = await request.read()
+    except TimeoutError as error:
+        raise ApiError(
+            408,
+            "body_too_slow",
+            f"the body did not come within {BODY_WITHIN_S:g} s",
+            retryable=True,
+            headers={"Connection": "close"},
+        ) from error
     if not raw.strip():
         return {}
+    if holds_secret(raw):
+        raise ApiError(
+            422,
+            "secret_in_body",
+            "the body holds a key or token, which others could read in it: send it without",
+        )
     try:
         document = json.loads(raw, parse_constant=_no_constant, parse_float=_finite)
         json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text

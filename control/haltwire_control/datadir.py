@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from haltwire_control.store import StoreLockedError
@@ -29,8 +30,20 @@ class DataDirectory:
             raise StoreLockedError(
                 f"another haltwire (process {holder or 'unknown'}) runs on {self.path}: stop it, or choose another --data-dir"
             ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        with suppress(
+            OSError
+        ):  # only for the sentence above; a full disk must not keep us from orders
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def check_whole(self) -> None:
+        """OSError when there was a database and it is gone: a new one would let go on whom the lost one stopped."""
+        database = self.path / DATABASE
+        was_used = (self.path / ADMIN_KEY).exists()
+        if was_used and not (database.exists() and database.stat().st_size):
+            raise OSError(
+                f"{database} is missing or empty, but {ADMIN_KEY} says that it was in use: restore it; or remove {ADMIN_KEY} too and begin anew, without the orders, tokens and events that it held"
+            )
 
     def private(self, name: str) -> Path:
         """The path of a file that only its owner can read, made when missing."""

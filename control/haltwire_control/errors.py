@@ -14,7 +14,7 @@ from aiohttp import web
 
 from haltwire_control.ledger import TooManyInstancesError
 from haltwire_control.state import ConflictError, NotThereError
-from haltwire_control.store import StoreError
+from haltwire_control.store import StoreError, StoreFullError
 
 
 class ApiError(Exception):
@@ -54,6 +54,7 @@ _CAUSES: dict[type[Exception], tuple[int, str, bool]] = {
     NotThereError: (404, "not_found", False),
     ConflictError: (409, "conflict", False),
     TooManyInstancesError: (429, "too_many_instances", False),
+    StoreFullError: (507, "store_full", True),
     StoreError: (503, "store_unavailable", True),
 }
 _UNREADABLE = "the body is not what its Content-Encoding or length says"

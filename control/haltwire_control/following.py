@@ -36,6 +36,13 @@ class Following:
         peer = await self._join(hello, actor)
         if peer is None:
             return
+        key = actor.actor_id or actor.name
+        if peer.key not in (None, key):
+            log.error(
+                "%s is not let in: it says that it is proxy %s", actor.name, peer.record.proxy_id
+            )
+            return
+        peer.key = key
         if hello.epoch == service.state.epoch and hello.revision > service.state.revision:
             await self._begin_epoch(hello)
         service.hub.attach(peer, hello, link, service.state)

@@ -71,6 +71,8 @@ class Peer:
     shares_clock: bool = False
     "Whether it runs on this machine."
     outlet: Outlet | None = None
+    key: str | None = None
+    "Whose key it showed when it connected first: nobody else's may speak for it."
     gone: bool = False
     applied_revision: int = -1
     connected_at: datetime | None = None

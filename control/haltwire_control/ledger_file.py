@@ -11,6 +11,7 @@ import logging
 import sqlite3
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,13 @@ from haltwire.wire.names import AgentRef
 from sqlite_utils import Database, Migrations
 
 from haltwire_control.ledger import KEPT_FOR, Instance, Ledger, Traffic
+from haltwire_control.reserve import ROOM, has_room
 
 log = logging.getLogger(__name__)
 FLUSH_S = 0.25
 FORGET_S = 3600.0
+KEPT_FREE = 2 * ROOM
+"What is left to orders, and what SQLite has in its log (1,000 pages) and will yet copy to its place."
 _TIMES = ("first_seen_at", "heartbeat_at", "finished_at", "metadata_at", "seen_at_proxy")
 _DOCUMENTS = ("metadata", "metrics", "past", "traffic")
 _COLUMNS = (
@@ -52,12 +56,15 @@ class LedgerFile:
     """Loads a ledger, and writes behind it."""
 
     def __init__(self, path: Path) -> None:
+        self._folder = path.parent
+        self._waits = self._fails = False
         self._connection = sqlite3.connect(
             path, check_same_thread=False, isolation_level=None, timeout=5
         )
         try:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.execute(f"PRAGMA journal_size_limit={ROOM}")
             migrations.apply(Database(self._connection, execute_plugins=False))
             self.ledger = Ledger(self._load())
         except BaseException:
@@ -77,17 +84,37 @@ class LedgerFile:
             if asyncio.get_running_loop().time() - written > FORGET_S:
                 written = asyncio.get_running_loop().time()
                 self.ledger.forget(datetime.now(timezone.utc))
+                with suppress(sqlite3.Error):  # an hour later is soon enough
+                    await asyncio.get_running_loop().run_in_executor(self._thread, self._forget_old)
 
     async def flush(self) -> None:
         """Write what has changed; keep it for the next time when the file does not take it."""
+        if not self._may_write():
+            return
         changed = self.ledger.take_changed()
         if not changed:
             return
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._write, changed)
         except sqlite3.Error as error:
-            log.error("the ledger takes no change: %s", error)
+            if not self._fails:
+                log.error("the ledger takes no change: %s", error)
+            self._fails = True
             self.ledger.put_back(changed)
+        else:
+            self._fails = False
+
+    def _may_write(self) -> bool:
+        """Whether the disk has more room than what is left to orders; what has changed waits until it has."""
+        waits = not has_room(self._folder, KEPT_FREE)
+        if waits != self._waits:
+            self._waits = waits
+            log.error(
+                "the disk is nearly full: heartbeats and counts are kept in memory alone"
+                if waits
+                else "there is room on the disk again: heartbeats and counts are stored"
+            )
+        return not waits
 
     async def close(self) -> None:
         """Write the rest and let go of the file."""
@@ -96,17 +123,26 @@ class LedgerFile:
         self._connection.close()
 
     def _load(self) -> list[Instance]:
-        before = format_time(datetime.now(timezone.utc) - KEPT_FOR)
-        self._connection.execute("DELETE FROM instances WHERE written_at < ?", (before,))
+        with suppress(sqlite3.OperationalError):  # a full disk; they are few, and go the next time
+            self._forget_old()
         cursor = self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM instances")  # noqa: S608 - our names
         return [_instance_of(dict(zip(_COLUMNS, row, strict=True))) for row in cursor]
 
+    def _forget_old(self) -> None:
+        before = format_time(datetime.now(timezone.utc) - KEPT_FOR)
+        self._connection.execute("DELETE FROM instances WHERE written_at < ?", (before,))
+
     def _write(self, instances: Iterable[Instance]) -> None:
         now = format_time(datetime.now(timezone.utc))
+        rows = [_values_of(instance, now) for instance in instances]
+        # In the log and in its place, in whole pages; a rollback would leave the log as long as it has become.
+        size = 2 * sum(len(value) for row in rows for value in row if isinstance(value, str))
+        if not has_room(self._folder, KEPT_FREE + size):
+            raise sqlite3.OperationalError("what has changed is larger than the room on the disk")
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
-            connection.executemany(_INSERT, (_values_of(instance, now) for instance in instances))
+            connection.executemany(_INSERT, rows)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:

@@ -10,6 +10,8 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from haltwire.wire import messages
 from haltwire.wire.messages import Hello, Message
 
+from haltwire_control.screening import screen
+
 log = logging.getLogger(__name__)
 HELLO_WITHIN_S = 5.0
 SEND_WITHIN_S = 5.0
@@ -64,7 +66,9 @@ class Link:
         message = await self._socket.receive(timeout)
         if message.type is not WSMsgType.TEXT:
             return None
-        return messages.loads(message.data)
+        read = messages.loads(message.data)
+        screen(read)
+        return read
 
 
 Serve = Callable[[Link, Hello], Awaitable[None]]
@@ -89,7 +93,11 @@ async def connect(request: web.Request, serve: Serve) -> web.WebSocketResponse:
             why = "silent for too long"
         except ValueError as error:
             why = "not a message"
-            log.warning("a proxy sent what is not a message: %s", error)
+            log.warning("a proxy sent what is not a message: %s", str(error)[:200])
+        except Exception:
+            # Only its own link: nothing that one proxy says may cost the others theirs.
+            why = "a fault of the control server"
+            log.exception("a proxy's message could not be taken")
         finally:
             link.close(why)
     return socket

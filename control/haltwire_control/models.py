@@ -29,6 +29,9 @@ NOTE_LENGTH = 4000
 Reason = Annotated[str, StringConstraints(max_length=1000)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=640)]
 "An agent's URI of eight segments is at most 520 characters; an instance adds 129."
+AgentName = Annotated[Name, Field(examples=["agent://acme/prod/mailer"])]
+SelectorText = Annotated[Name, Field(examples=["agent://acme/prod/mailer", "agent://acme/prod/*"])]
+InstanceName = Annotated[Name, Field(examples=["i-7f3a"])]
 Metric = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MetricName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Wait = Annotated[float, Field(ge=0, le=WAIT_MOST_S, allow_inf_nan=False)]
@@ -51,8 +54,8 @@ class Query(BaseModel):
 class HeartbeatBody(Body):
     """What an agent says of itself."""
 
-    agent_uri: Name | None = None
-    instance: Name | None = None
+    agent_uri: AgentName | None = None
+    instance: InstanceName | None = None
     status: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")] | None = Field(
         default=None, description="`finished` says goodbye; any other word is kept as it is."
     )
@@ -98,7 +101,9 @@ class KillBody(Body):
         default=False,
         description="Order nothing and tell nobody: answer who would be stopped, with kill_id null.",
     )
-    instance: Name | None = Field(default=None, description="Only this instance, or glob of them.")
+    instance: InstanceName | None = Field(
+        default=None, description="Only this instance, or glob of them."
+    )
     wait_s: Wait = Field(
         default=WAIT_DEFAULT_S, description="How long the answer waits for proxies to prove it."
     )
@@ -115,14 +120,14 @@ class KillBody(Body):
 class KillSelectorBody(KillBody):
     """How to stop all that a selector matches."""
 
-    selector: Name
+    selector: SelectorText
 
 
 class ResumeBody(Body):
     """How to let an agent go on."""
 
     reason: Reason | None = None
-    instance: Name | None = None
+    instance: InstanceName | None = None
     carve_out: bool = Field(default=False, description="Also except it from wider orders.")
     wait_s: Wait = WAIT_DEFAULT_S
 
@@ -130,7 +135,7 @@ class ResumeBody(Body):
 class ResumeSelectorBody(ResumeBody):
     """How to lift the orders inside a selector, or one order: `selector` or `kill_id`."""
 
-    selector: Name | None = None
+    selector: SelectorText | None = None
     kill_id: Name | None = None
 
 
@@ -145,7 +150,7 @@ class NoteBody(Body):
 class TokenBody(Body):
     """Whom a new agent token speaks for."""
 
-    selector: Name
+    selector: SelectorText
     tls: Literal["tunnel", "intercept"] | None = Field(
         default=None, description="Whether proxies read inside its HTTPS; their default when null."
     )
@@ -168,7 +173,7 @@ class KeyBody(Body):
 class AgentsQuery(Query):
     """Which agents to list."""
 
-    selector: Name | None = None
+    selector: SelectorText | None = None
     health: (
         Literal[
             "active",
@@ -196,7 +201,7 @@ class KillsQuery(Query):
 class EventsQuery(Query):
     """Which events to list: the latest, or those after a seq, oldest first."""
 
-    selector: Name | None = None
+    selector: SelectorText | None = None
     event_type: Annotated[str, StringConstraints(max_length=64)] | None = None
     after: Annotated[int, Field(ge=0, le=2**62)] | None = None
     limit: Annotated[int, Field(ge=1, le=1000)] = 100

@@ -15,6 +15,13 @@ from haltwire_control.calls import Route
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _REF = "#/components/schemas/{model}"
+_EXAMPLES = {"agent": "agent://acme/prod/mailer"}
+_LINKS = {
+    "create_token": (("revoke_token", "token_id", "token_id"),),
+    "create_key": (("revoke_key", "key", "key_id"),),
+    "kill_selector": (("show_kill", "kill_id", "kill_id"), ("note_kill", "kill_id", "kill_id")),
+}
+"What can be called next with a field of an answer: the call, its parameter, the field."
 _DESCRIPTIONS = {
     "agent": "The agent's URI, percent-encoded or as it is, or its dotted label; `~INSTANCE` may follow.",
     "kill_id": "The id of a kill.",
@@ -83,6 +90,7 @@ def _path_parameters(route: Route) -> list[dict[str, Any]]:
             "required": True,
             "description": _DESCRIPTIONS[name],
             "schema": {"type": "string"},
+            **({"example": _EXAMPLES[name]} if name in _EXAMPLES else {}),
         }
         for name in _PARAMETER.findall(route.path)
     ]
@@ -105,16 +113,23 @@ def _query_parameters(route: Route) -> list[dict[str, Any]]:
 
 
 def _responses(route: Route) -> dict[str, Any]:
-    codes = set(route.errors)
+    # Of any call: a secret in the URL, a query that the route does not take.
+    codes = {*route.errors, 400, 422}
     if route.action is not None:
-        codes |= {401, 403}
+        codes |= {401, 403, 429}
     if route.body is not None:
-        codes |= {400, 413, 422}
-    if route.query is not None or _PARAMETER.search(route.path):
-        codes |= {422}
+        codes |= {408, 413, 415}
+    if 503 in codes and route.action is not None:
+        codes |= {507}
     good: dict[str, Any] = {"description": HTTPStatus(route.status).phrase}
     if route.answer is not None:
         good["content"] = _content(route.answer)
+    links = {
+        called: {"operationId": called, "parameters": {parameter: f"$response.body#/{field}"}}
+        for called, parameter, field in _LINKS.get(route.handler.__name__, ())
+    }
+    if links:
+        good["links"] = links
     errors = {
         str(code): {"description": HTTPStatus(code).phrase, "content": _content(ErrorAnswer)}
         for code in sorted(codes)

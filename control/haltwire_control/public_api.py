@@ -42,14 +42,14 @@ class PublicApi:
     async def readyz(self, _call: Call) -> web.Response:
         """The store takes writes, and has taken all that is in force."""
         if self._service.state.volatile:
-            raise ApiError(503, "not_ready", "an order in force is not stored yet", retryable=True)
+            raise _not_ready("an order in force is not stored yet")
+        if self._service.store.is_full:
+            raise _not_ready("the disk is full: only orders are stored")
         if time.monotonic() - self._proven_at > PROVEN_FOR_S:
             try:
                 await self._service.store.probe()
             except StoreError as error:
-                raise ApiError(
-                    503, "not_ready", "the store takes no writes", retryable=True
-                ) from error
+                raise _not_ready("the store takes no writes") from error
             self._proven_at = time.monotonic()
         return web.json_response({"ok": True})
 
@@ -67,6 +67,8 @@ class PublicApi:
 
     async def connect_proxy(self, call: Call) -> web.WebSocketResponse:
         """Follow a proxy until its link ends."""
+        if "Origin" in call.request.headers:
+            raise ApiError(403, "browser_refused", "a page in a browser is no proxy")
         actor = call.caller.actor
         return await connect(
             call.request, lambda link, hello: self._following.serve(link, hello, actor)
@@ -77,3 +79,7 @@ class PublicApi:
         if content is None:
             raise ApiError(404, "not_found", "there is no CA in the data directory")
         return web.Response(body=content, content_type="application/x-pem-file")
+
+
+def _not_ready(why: str) -> ApiError:
+    return ApiError(503, "not_ready", why, retryable=True)

@@ -27,9 +27,12 @@ from haltwire_control.audit import GENESIS, Head, row_of
 from haltwire_control.auth import new_id
 from haltwire_control.jobs import Job, Jobs
 from haltwire_control.kills import LIFTED_REMEMBERED
+from haltwire_control.place import Place
+from haltwire_control.problems import problem_of
+from haltwire_control.reserve import RESERVE, Reserve
 from haltwire_control.sqlite_reads import SqliteReader, connect
 from haltwire_control.state import Change, Order, State
-from haltwire_control.store import Committed, Listener, Step, StoreError
+from haltwire_control.store import Committed, Listener, Step, StoreError, StoreFullError
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +59,12 @@ class SqliteStore(SqliteReader):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._connection = connect(path)
+        self.reserve = Reserve(path.with_name(RESERVE))
         try:
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            schema.migrations.apply(Database(self._connection, execute_plugins=False))
-            self._writing = self._load()
+            self._connection, self._writing = self.reserve.opened(partial(_opened, path))
+            self._place = Place(path)
         except BaseException as error:
-            self._connection.close()
+            self.reserve.close()
             self.close_readers()
             if isinstance(error, sqlite3.Error):
                 # An OSError ends the process with this sentence instead of a traceback.
@@ -74,8 +75,15 @@ class SqliteStore(SqliteReader):
         self._jobs = Jobs()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._blocked_until = 0.0
+        self._blocked_by = ""
+        self.problem = ""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: Listener | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the disk has room for nothing but orders."""
+        return self.reserve.is_full
 
     def start(self, listener: Listener) -> State:
         """Begin to take changes; the state as it was left."""
@@ -103,13 +111,15 @@ class SqliteStore(SqliteReader):
             await asyncio.to_thread(self._thread.join)
         self.close_readers()
         self._connection.close()
+        self.reserve.close()
 
     # What follows runs in the writer thread.
 
     def _run(self) -> None:
         while True:
             # Without a timeout while nothing waits to be written again.
-            jobs = self._jobs.take(GROUP, RETRY_S if self._writing.unwritten else None)
+            waits = self._writing.unwritten or self.reserve.is_full
+            jobs = self._jobs.take(GROUP, RETRY_S if waits else None)
             if jobs is None:
                 self._work([])  # what is unwritten gets its last chance
                 return
@@ -125,10 +135,14 @@ class SqliteStore(SqliteReader):
 
     def _work(self, jobs: list[Job]) -> None:
         """Decide and write the jobs together, as many as fit; each alone when together fails."""
+        self.reserve.look()
         state, rows = self._writing.state, 0
         for job in jobs:
             if rows >= GROUP:
                 break
+            if self.reserve.is_full and not job.urgent:
+                job.error = StoreFullError()
+                continue
             try:
                 change = job.step(state)
             except Exception as error:
@@ -142,11 +156,14 @@ class SqliteStore(SqliteReader):
         began = time.monotonic()
         try:
             if began < self._blocked_until:
-                raise StoreError("the store was locked a moment ago")
-            head = self._transaction([*self._writing.unwritten, *changes])
+                raise StoreError(self._blocked_by)
+            head = self._stored(
+                [*self._writing.unwritten, *changes], urgent=all(job.urgent for job in deciding)
+            )
         except Exception as error:
             if time.monotonic() - began > SLOW_FAILURE_S:
                 self._blocked_until = time.monotonic() + RETRY_S
+                self._blocked_by = problem_of(error)
             for job in deciding:
                 job.committed = None
             if len(deciding) > 1:
@@ -155,6 +172,7 @@ class SqliteStore(SqliteReader):
             elif deciding:
                 self._fall_back(deciding[0], error)
             return
+        self.problem = ""
         stored = self._writing.state.volatile
         self._writing = _Writing(_all_stored(state), head)
         for job in deciding:
@@ -169,9 +187,13 @@ class SqliteStore(SqliteReader):
         if not isinstance(error, (sqlite3.Error, OSError, StoreError)):
             job.error = error
             return
-        log.error("the store takes no change: %s", error)
+        if self.reserve.is_full and not job.urgent:
+            job.error = StoreFullError()
+            return
+        self.problem = problem_of(error)
+        log.error("the store takes no change: %s (%s)", self.problem, error)
         if job.fallback is None:
-            job.error = StoreError("the store could not take it: nothing was changed")
+            job.error = StoreError(f"{self.problem}: nothing was changed")
             return
         try:
             change = job.fallback(self._writing.state)
@@ -186,8 +208,18 @@ class SqliteStore(SqliteReader):
         self._writing.state = state
         self._writing.unwritten.append(change)
 
+    def _stored(self, changes: list[Change[Any]], *, urgent: bool) -> Head:
+        """Write the changes, with the reserve's room if they are urgent and need it."""
+        try:
+            return self._transaction(changes)
+        except Exception as error:
+            if not self.reserve.gave_way(error, urgent=urgent):
+                raise
+        return self._transaction(changes)
+
     def _transaction(self, changes: list[Change[Any]]) -> Head:
         """Write the changes; the new head of the audit chain."""
+        self._place.check()
         connection = self._connection
         head = self._writing.head
         if connection.in_transaction:
@@ -251,17 +283,28 @@ class SqliteStore(SqliteReader):
             with suppress(RuntimeError):  # the loop has ended, and with it whoever would hear
                 self._loop.call_soon_threadsafe(callback)
 
-    def _load(self) -> _Writing:
-        meta = dict(self._connection.execute("SELECT name, value FROM meta").fetchall())
-        if "epoch" not in meta:
-            self._connection.execute("BEGIN IMMEDIATE")
-            _write_meta(
-                self._connection, epoch=os.urandom(8).hex(), revision=0, events=0, head_hash=GENESIS
-            )
-            self._connection.execute("COMMIT")
-            return self._load()
-        state = schema.load_state(self._connection, LIFTED_REMEMBERED)
-        return _Writing(state, Head(int(meta["events"]), meta["head_hash"]))
+
+def _opened(path: Path) -> tuple[sqlite3.Connection, _Writing]:
+    connection = connect(path, create=True)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        schema.migrations.apply(Database(connection, execute_plugins=False))
+        return connection, _load(connection)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _load(connection: sqlite3.Connection) -> _Writing:
+    meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+    if "epoch" not in meta:
+        connection.execute("BEGIN IMMEDIATE")
+        _write_meta(connection, epoch=os.urandom(8).hex(), revision=0, events=0, head_hash=GENESIS)
+        connection.execute("COMMIT")
+        return _load(connection)
+    state = schema.load_state(connection, LIFTED_REMEMBERED)
+    return _Writing(state, Head(int(meta["events"]), meta["head_hash"]))
 
 
 def _all_stored(state: State) -> State:

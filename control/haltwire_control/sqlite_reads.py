@@ -79,10 +79,20 @@ class SqliteReader:
         return [StoredKill(schema.order_of(r), schema.receipt_of(r["receipt"])) for r in rows]
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection whose transactions are ours to begin and end."""
+def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
+    """A connection whose transactions are ours to begin and end.
+
+    Only the first one may make the file: a reader must not put an empty one in the place of one that
+    was deleted, which the next start would take for the store.
+    """
     # Only a foreign program can hold the file's lock; a kill does not wait for one, it goes volatile.
-    connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=0.5)
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}",
+        uri=True,
+        check_same_thread=False,
+        isolation_level=None,
+        timeout=0.5,
+    )
     connection.row_factory = sqlite3.Row
     return connection
 

@@ -22,6 +22,15 @@ class StoreError(Exception):
     """The store could not take a change: nothing of it holds. The API answers 503."""
 
 
+class StoreFullError(StoreError):
+    """The disk is full, and what room is left is for orders. The API answers 507."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the disk of the control server is full: until it has room again, only kills, resumes and revocations are stored; nothing was changed"
+        )
+
+
 class StoreLockedError(OSError):
     """Another control server has the data directory; the process ends with this sentence."""
 
@@ -74,6 +83,13 @@ class Listener(Protocol):
 
 class Store(Protocol):
     """State, events and receipts on disk."""
+
+    problem: str
+    "Why the latest urgent change could not be stored, in words that a caller may read; empty once one was."
+
+    @property
+    def is_full(self) -> bool:
+        """Whether only urgent steps are taken, because the disk has no room for others."""
 
     def start(self, listener: Listener) -> State:
         """Begin to take changes; the state as it was left. Called once, inside the event loop."""

@@ -2,6 +2,11 @@
 
 A name is resolved once, its whole answer set is judged, and what was judged is what gets dialled:
 no spelling of an address (127.1, 0x7f.1, a name that changes its mind) can get past the table.
+
+No request goes round in circles, and no nonce in a header is needed for that (Via would tell every
+upstream of us). Straight back to us: our ports are refused at every address of this host. By way of
+another proxy or a forwarder: credentials are taken out of whatever goes up, and without any the next
+proxy answers 407; so each pass costs its client a request of its own, and tunnels refuse a CONNECT within.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from haltwire.wire.refusals import Refusal
 
 from haltwire_proxy import sever
 from haltwire_proxy.lookups import Lookups, Resolve, SocketAddress
+from haltwire_proxy.own_host import is_local
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -51,6 +57,9 @@ _METADATA = (
     "fd00:ec2::/32",  # AWS
     "fd20:ce::254/128",  # GCP
     "fd00:42::42/128",  # Scaleway
+    "fd00:c1::a9fe:a9fe/128",  # Oracle
+    "fd00:a9fe:a9fe::1/128",  # Linode
+    "fe80::a9fe:a9fe/128",  # OpenStack
 )
 _RANGES = {
     METADATA: _METADATA,
@@ -75,16 +84,22 @@ _RANGES = {
     "6to4": ("192.88.99.0/24", "2002::/16"),
     "IPv4-compatible": ("::/96",),
     "IPv4-mapped": ("::ffff:0:0/96",),
+    "IPv4-translated": ("::ffff:0:0:0/96",),
     "NAT64": ("64:ff9b::/96", "64:ff9b:1::/48"),
 }
 _TABLE: tuple[tuple[Network, str], ...] = tuple(
     (ip_network(text), name) for name, texts in _RANGES.items() for text in texts
 )
 _LOW_32_BITS = tuple(
-    ip_network(text) for text in ("::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48")
+    ip_network(text)
+    for text in ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48")
 )
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
+# A tunnel can speak any protocol; an HTTP request little but its own, so that it may go to 8080 or 9200
+# but not to where mail and shells are: as Squid's Safe_ports and SSL_ports have it.
+_PORTS = frozenset({80, 443})
+_WELL_KNOWN = 1024
 # Out of descriptors or memory: not the upstream's fault, and the next address does not help.
 _OUR_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -139,6 +154,8 @@ class Rules:
     "Ranges that are reached nevertheless. Never metadata, never our own listeners."
     own: tuple[tuple[str, int], ...] = ()
     "Our own listeners, and the control server, by host and port."
+    connect_ports: tuple[int, ...] = ()
+    "Ports that CONNECT reaches besides 80 and 443. On loopback, when there are none, it reaches all."
 
     def check(
         self, addresses: Iterable[Address], port: int, host: str = "The destination"
@@ -153,13 +170,30 @@ class Rules:
                 return _denied(host, _OWN)
             if self.beyond_loopback:
                 for layer, name in zip(layers, names, strict=True):
-                    if name and not any(layer in network for network in self.allow_to):
+                    if any(layer in network for network in self.allow_to):
+                        continue
+                    if name:
                         return _denied(host, f"is in a range not reached from here: {name}")
+                    if is_local(layer):
+                        # Its firewall faces the other way: from here all that listens would be open.
+                        return _denied(
+                            host, "is the proxy's own host, which is not reached from here"
+                        )
         return None
 
-    def check_name(self, host: str, port: int) -> Refusal | None:
-        """Judge what can be judged before a look-up: the names of our own listeners."""
-        return _denied(host, _OWN) if (host, port) in self.own else None
+    def check_name(self, host: str, port: int, *, connect: bool) -> Refusal | None:
+        """Judge what can be judged before a look-up: the names of our own listeners, and the port."""
+        if (host, port) in self.own:
+            return _denied(host, _OWN)
+        limited = self.beyond_loopback or (connect and self.connect_ports)
+        if not limited or port in _PORTS or port in self.connect_ports:
+            return None
+        if not connect and port >= _WELL_KNOWN:
+            return None
+        return _denied(
+            f"Port {port}",
+            f"is not reached from here, unless haltwire runs with --connect-port {port}",
+        )
 
     def _is_own(self, address: Address, port: int) -> bool:
         # By port on every address of this host, since a listener on 0.0.0.0 has them all.
@@ -171,29 +205,35 @@ class Dialer:
     """Opens every upstream connection of this worker. Serves one event loop, asyncio's or uvloop."""
 
     def __init__(self, rules: Rules, resolve: Resolve | None = None) -> None:
-        self._rules = rules
+        self.rules = rules
         self._lookups = Lookups(resolve)
 
     async def dial(
-        self, host: str, port: int, agent: AgentRef, protocol: asyncio.Protocol
+        self,
+        host: str,
+        port: int,
+        agent: AgentRef,
+        protocol: asyncio.Protocol,
+        connect: bool = True,
     ) -> asyncio.Transport | Refusal:
         """A connection that dies by reset, or why there is none. Cancelling it leaks nothing.
 
-        Checked in this order: the host is one; it is not ourselves; it resolves in 5 s; its whole
-        answer set may be reached; one of it connects in 10 s; the peer is the address we judged.
-        Only then does `protocol` get its connection_made.
+        `connect`: a tunnel was asked for, and not an HTTP request alone. Checked in this order: the
+        host is one; it is not ourselves; the port may be reached; it resolves in 5 s; its whole answer
+        set may be reached; one of it connects in 10 s; the peer is the address we judged. Only then
+        does `protocol` get its connection_made.
         """
         try:
             host = canonical_host(host)
         except ValueError:
             return Refusal("malformed_request", "The destination is neither a name nor an address.")
-        refusal = self._rules.check_name(host, port)
+        refusal = self.rules.check_name(host, port, connect=connect)
         if refusal is not None:
             return refusal
         found = await self._find(host, port, agent)
         if isinstance(found, Refusal):
             return found
-        refusal = self._rules.check([address for address, _, _ in found], port, host)
+        refusal = self.rules.check([address for address, _, _ in found], port, host)
         return refusal or await _connect(host, found, protocol)
 
     def close(self) -> None:
@@ -296,17 +336,6 @@ class _Judge(asyncio.Protocol):
         sever.arm(sock)
         sever.bound_queue(sock)
         return not self.is_other
-
-
-def is_local(address: Address) -> bool:
-    """Whether packets to this address end on this host."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.bind((str(address), 0))
-    except OSError as error:
-        return error.errno != errno.EADDRNOTAVAIL  # not knowing is not allowing
-    return True
 
 
 @lru_cache(maxsize=4096)

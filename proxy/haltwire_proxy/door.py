@@ -20,6 +20,7 @@ from haltwire.wire.refusals import Refusal
 from haltwire_proxy import sever
 from haltwire_proxy.agent_api import HOST as AGENT_API_HOST
 from haltwire_proxy.agent_api import AgentApi
+from haltwire_proxy.clienthello import Greeting
 from haltwire_proxy.connections import Connection
 from haltwire_proxy.destinations import Dialer, parse_authority
 from haltwire_proxy.enforcer import Enforcer, HeldUpError, failed
@@ -184,6 +185,11 @@ class Door(asyncio.Protocol):
             inside = connect and inspect and decision.kill is not None
             if not inside or services.rate.exceeded(identity.agent):
                 return self._refuse(decision, identity)
+        elif connect and inspect:
+            # Before our 200: behind it, a protocol that is not HTTP could only be cut off.
+            denied = services.dialer.rules.check_name(host, port, connect=True)
+            if denied is not None:
+                return self._refuse(denied, identity)
         connection = services.enforcer.connections.register(
             identity, "inspected" if connect else "plain", host, self
         )
@@ -246,8 +252,11 @@ class Door(asyncio.Protocol):
         def opened() -> None:
             self._join(connection, up, down)
 
-        up = TunnelEnd(enforcer, connection, upward=False, ended=ended, opened=opened)
-        down = TunnelEnd(enforcer, connection, upward=True, ended=ended)
+        greeting = Greeting(host)
+        up = TunnelEnd(
+            enforcer, connection, upward=False, greeting=greeting, ended=ended, opened=opened
+        )
+        down = TunnelEnd(enforcer, connection, upward=True, greeting=greeting, ended=ended)
         up.peer, down.peer = down, up
         dialling = services.dialer.dial(host, port, connection.identity.agent, up)
         dialled = await enforcer.undisturbed(connection, dialling)

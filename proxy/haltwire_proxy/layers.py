@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from haltwire.wire.refusals import Refusal
 from mitmproxy.addons import tlsconfig
 from mitmproxy.proxy import events, layer, layers
 from mitmproxy.proxy.layers import tls as tls_layers
 from mitmproxy.proxy.layers.http import HTTPMode
 from mitmproxy.tls import TlsData
 
+from haltwire_proxy.clienthello import record_kind
 from haltwire_proxy.connections import Connection
+from haltwire_proxy.floods import FloodError
 from haltwire_proxy.streams import Http, was_held_up
 
+_OTHER_RECORDS = (20, 21)
+"TLS records that some servers skip before a ClientHello; unread, they would let all that follows pass unread."
 _H2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -20,6 +25,12 @@ def choose(undecided: layer.NextLayer) -> None:
     inside_tls = any(isinstance(done, tls_layers.ClientTLSLayer) for done in context.layers)
     if not data:
         return
+    if not inside_tls and data[0] in _OTHER_RECORDS:
+        kind = record_kind(data)
+        if isinstance(kind, Refusal):
+            raise FloodError(kind.message)
+        if kind is None:
+            return
     if not inside_tls and _H2_PREFACE.startswith(data[: len(_H2_PREFACE)]):
         if len(data) > 2:  # fewer could also begin a PUT or POST
             # HTTP/2 from the first byte on, as gRPC without TLS speaks it: nothing else negotiates it.

@@ -7,15 +7,26 @@ import time
 from collections.abc import Callable
 from typing import cast
 
+from haltwire.wire.refusals import Refusal
+
 from haltwire_proxy import sever
+from haltwire_proxy.clienthello import (
+    DECODE_ERROR,
+    NESTED_CONNECT,
+    UNRECOGNIZED_NAME,
+    Greeting,
+)
 from haltwire_proxy.connections import Connection
 from haltwire_proxy.enforcer import Enforcer
+from haltwire_proxy.refuse import response_bytes
 from haltwire_proxy.transport import HIGH_WATER, close_gracefully, raw_socket
 
 HALF_CLOSED_S = 120.0
 "How long, to a hundredth, a tunnel with one direction ended may be still: who has gone and who waits look alike."
 DRAINED_S = 0.05
 "How often an ended upstream is asked whether its peer has everything."
+HELLO_S = 10.0
+"How long a ClientHello that has begun may take; a frozen tunnel's may take longer."
 
 
 class TunnelEnd(asyncio.Protocol):
@@ -29,6 +40,7 @@ class TunnelEnd(asyncio.Protocol):
         connection: Connection,
         *,
         upward: bool,
+        greeting: Greeting,
         ended: Callable[[], None],
         opened: Callable[[], None] | None = None,
     ) -> None:
@@ -37,6 +49,8 @@ class TunnelEnd(asyncio.Protocol):
         self._connection = connection
         self._upward = upward
         "Whether what is read here goes to the upstream."
+        self._greeting: Greeting | None = greeting
+        "Shared with our peer; None when there is nothing to judge any more."
         self._opened = opened
         "Called as soon as there is a transport, before it can read a byte."
         self._ended = ended
@@ -52,6 +66,8 @@ class TunnelEnd(asyncio.Protocol):
         "What a loop still delivered of a frozen socket."
         self._stillness: asyncio.TimerHandle | None = None
         self._draining: asyncio.TimerHandle | None = None
+        self._awaited: asyncio.TimerHandle | None = None
+        "The end of our patience with a ClientHello."
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The upstream is connected, or the client's transport is taken over."""
@@ -71,6 +87,13 @@ class TunnelEnd(asyncio.Protocol):
         if self._frozen:
             self._early += data
             return
+        if self._greeting is not None:
+            data = self._judge(self._greeting, data)
+            if not data:
+                return
+        self._pass(data)
+
+    def _pass(self, data: bytes) -> None:
         size = len(data)
         connection, tally = self._connection, self._connection.tally
         if self._upward:
@@ -93,7 +116,9 @@ class TunnelEnd(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Pass the end on; close both when both have ended."""
         self._eof = True
-        if self.peer._eof:
+        if self._upward and self._greeting is not None and self._greeting.held:
+            self._refuse(_UNFINISHED)
+        elif self.peer._eof:
             self.close()
             self.peer.close()
         else:
@@ -107,7 +132,7 @@ class TunnelEnd(asyncio.Protocol):
         """The other end goes too: with what is queued after an orderly end, at once otherwise."""
         self._fd = -1
         self._lost = True
-        for timer in (self._stillness, self._draining):
+        for timer in (self._stillness, self._draining, self._awaited):
             if timer is not None:
                 timer.cancel()
         if exc is None and self._eof:
@@ -120,6 +145,55 @@ class TunnelEnd(asyncio.Protocol):
             # In circles, thousands of tunnels that end together would stop the collector for long.
             self._connection.upstreams.clear()
             del self._connection.client, self.peer.peer, self.peer
+
+    def _judge(self, greeting: Greeting, data: bytes) -> bytes:
+        """What of it may be passed on now."""
+        if self._upward:
+            judged = greeting.take(data)
+            if isinstance(judged, Refusal):
+                self._refuse(judged)
+                return b""
+            self._await_hello(greeting)
+            data = judged
+        else:
+            greeting.answer(data)
+            if greeting.done and greeting.held:
+                self.peer.data_received(b"")
+        if greeting.done:
+            self._greeting = self.peer._greeting = None
+        return data
+
+    def _await_hello(self, greeting: Greeting) -> None:
+        if not greeting.held:
+            if self._awaited is not None:
+                self._awaited.cancel()
+                self._awaited = None
+        elif self._awaited is None:
+            loop = asyncio.get_running_loop()
+            self._awaited = loop.call_later(HELLO_S, self._stop_awaiting, greeting)
+
+    def _stop_awaiting(self, greeting: Greeting) -> None:
+        self._awaited = None
+        if self._connection.held:
+            self._await_hello(greeting)
+        elif greeting.held:
+            self._refuse(_LATE)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """End the tunnel of which the client's greeting was not passed on, and say why in its own protocol."""
+        connection, tallies = self._connection, self._enforcer.tallies
+        connection.tally.refused += 1
+        tallies.touch(connection.tally)
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            if refusal.code == "authority_mismatch":
+                source = transport.get_extra_info("peername")
+                agent = str(connection.identity.agent)
+                tallies.mismatch(source[0] if source else "gone", refusal.code, agent)
+            if not connection.bytes_down:
+                transport.write(_answer(refusal))
+            close_gracefully(transport)
+        self.peer.abort()
 
     def pause_writing(self) -> None:
         """Our reader is slow: do not read for it."""
@@ -215,3 +289,13 @@ class TunnelEnd(asyncio.Protocol):
             self._transport.write_eof()
         except OSError:
             self._transport.abort()
+
+
+def _answer(refusal: Refusal) -> bytes:
+    if refusal is NESTED_CONNECT:
+        return response_bytes(refusal, close=True)
+    return UNRECOGNIZED_NAME if refusal.code == "authority_mismatch" else DECODE_ERROR
+
+
+_UNFINISHED = Refusal("malformed_request", "The connection ended within the TLS handshake.")
+_LATE = Refusal("malformed_request", "The ClientHello was not complete in time.")

@@ -30,7 +30,8 @@ async def open_upstream(
             return refusal
         reader = GatedReader(limit=HIGH_WATER, loop=loop)
         protocol = StreamProtocol(reader, loop=loop)
-        dialling = dialer.dial(host, port, owned.identity.agent, protocol)
+        is_connect = owned.kind != "plain"
+        dialling = dialer.dial(host, port, owned.identity.agent, protocol, is_connect)
         try:
             dialled = await enforcer.undisturbed(owned, dialling)
         except HeldUpError:

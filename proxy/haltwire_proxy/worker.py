@@ -48,6 +48,7 @@ class WorkerConfig:
     "Our own listeners: never reachable through the proxy."
     allow_to: tuple[str, ...] = ()
     beyond_loopback: bool = False
+    connect_ports: tuple[int, ...] = ()
     stop_fd: int = 0
     "Its end means that the parent is gone."
 
@@ -68,6 +69,7 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
                 beyond_loopback=config.beyond_loopback,
                 allow_to=tuple(ip_network(cidr) for cidr in config.allow_to),
                 own=tuple(config.own_addresses),
+                connect_ports=tuple(config.connect_ports),
             )
         )
         agent_api = AgentApi(session, config.control_url, ca_file)

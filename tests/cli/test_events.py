@@ -165,3 +165,45 @@ def test_export_is_what_is_stored_byte_for_byte(haltwire, control):
     rows = b'{"seq":1,"reason":"\xc3\xa9\\u001b"}\n{"seq":2}\n'
     control.will("GET", "/v1/mesh/audit/export", rows)
     assert haltwire("audit", "export").stdout_bytes == rows
+
+
+def test_an_export_that_is_kept_elsewhere_anchors_the_log(haltwire, control, tmp_path):
+    verified = {
+        "ok": True,
+        "events": 3,
+        "head_hash": "ab" * 32,
+        "first_bad_seq": None,
+        "anchored": False,
+    }
+    rows = [event(seq, hash=f"{seq}" * 64) for seq in (1, 2, 3)]
+    kept = tmp_path / "kept.jsonl"
+    kept.write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    control.will("GET", "/v1/mesh/audit/verify", verified)
+    control.will(
+        "GET", "/v1/mesh/audit/export", "".join(json.dumps(r) + "\n" for r in rows).encode()
+    )
+    result = haltwire("audit", "verify", "--against", str(kept))
+    assert result.exit_code == 0
+    assert "anchored up to event 2" in result.stdout
+    assert "unanchored" not in result.stdout
+    found = json.loads(haltwire("audit", "verify", "--against", str(kept), "--json").stdout)
+    assert (found["ok"], found["anchored"], found["anchored_to"]) == (True, True, 2)
+
+    rows[1]["hash"] = "f" * 64
+    control.will(
+        "GET", "/v1/mesh/audit/export", "".join(json.dumps(r) + "\n" for r in rows).encode()
+    )
+    result = haltwire("audit", "verify", "--against", str(kept))
+    assert result.exit_code == 1
+    assert "event 2 was changed since" in result.stderr
+    assert "anchored" not in result.stdout
+    result = haltwire("audit", "verify", "--against", str(kept), "--json")
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["ok"], found["first_different_seq"]) == (1, False, 2)
+
+
+def test_a_file_that_is_no_export_is_a_usage_error(haltwire, tmp_path):
+    (tmp_path / "kept.jsonl").write_text("hello\n")
+    result = haltwire("audit", "verify", "--against", str(tmp_path / "kept.jsonl"))
+    assert result.exit_code == 2
+    assert "line 1 is not the next event" in result.stderr

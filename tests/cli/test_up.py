@@ -35,6 +35,8 @@ def refused(haltwire, tmp_path):
         (("--lease", "soon"), "is no time span"),
         (("--tls", "both"), "is not one of"),
         (("--allow-to", "10.0.0.1/8"), "is no range of addresses"),
+        (("--connect-port", "0"), "0 is not in the range"),
+        (("--connect-port", "65536"), "65536 is not in the range"),
         (("--upstream-ca", "/no/such/file"), "does not exist"),
         (("--upstream-ca", __file__), "holds no PEM certificates"),
     ],
@@ -54,6 +56,7 @@ def test_what_makes_no_sense_is_a_usage_error(refused, arguments, words):
         ("HALTWIRE_LEASE", "x", "is no time span"),
         ("HALTWIRE_TLS", "x", "is not one of"),
         ("HALTWIRE_ALLOW_TO", "10.0.0.0/8 x", "'x' is no range"),
+        ("HALTWIRE_CONNECT_PORT", "8443 x", "'x' is not a valid integer"),
         ("HALTWIRE_UPSTREAM_CA", "/no/such/file", "does not exist"),
     ],
 )

@@ -11,7 +11,8 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
-from haltwire_control.app import SECURITY_HEADERS, ControlConfig
+from haltwire_control.app import ControlConfig
+from haltwire_control.perimeter import SECURITY_HEADERS
 from haltwire_control.store import StoreLockedError
 from support.control import PROXY_KEY, running_control
 from support.control_process import ControlProcess

@@ -77,3 +77,21 @@ def test_nobody_has_other_secrets(secret, state):
 
 def test_without_a_local_key_the_empty_secret_is_nobody(state):
     assert caller_of("", state, digest_of("")) is None
+
+
+KEY = "hwk_" + "k" * 43
+HOLDERS = {
+    "a key alone": (KEY, True, "***"),
+    "in a sentence": (f"the key is {KEY}.", True, "the key is ***."),
+    "a token in a URL": (f"http://a.b:{KEY.replace('k_', 'a_')}@h", True, "http://a.b:***@h"),
+    "a part of one": (KEY[:-1], False, KEY[:-1]),
+    "its prefix": ("hwk_", False, "hwk_"),
+    "an id": ("K0123456789AB", False, "K0123456789AB"),
+}
+
+
+@pytest.mark.parametrize(("text", "holds", "shown"), HOLDERS.values(), ids=HOLDERS)
+def test_a_secret_is_seen_wherever_it_is(text, holds, shown):
+    assert auth.holds_secret(text) is holds
+    assert auth.holds_secret(text.encode()) is holds
+    assert auth.without_secrets(text) == shown

@@ -9,6 +9,7 @@ from haltwire.wire.selectors import Selector
 from haltwire_control.auth import digest_of
 from haltwire_control.credentials import proxy_url_of
 from support.control import Worker, running_control
+from support.stores import opened
 
 
 async def test_a_token_is_shown_once_and_known_to_the_worker(control, worker):
@@ -81,6 +82,8 @@ async def test_the_first_start_leaves_an_admin_key_and_later_ones_do_not(tmp_pat
 
 async def test_a_start_that_ended_in_between_uses_the_key_it_left(tmp_path):
     left = "hwk_" + "k" * 43
+    async with opened(tmp_path / "haltwire.db"):
+        pass
     (tmp_path / "admin.key").write_text(left + "\n")
     async with running_control(tmp_path) as control:
         assert control.admin_key == left

@@ -56,3 +56,30 @@ def test_public_files_need_not_be_there(directory):
     (directory.path / "public").mkdir()
     (directory.path / "public" / "ca.pem").write_bytes(b"PEM")
     assert directory.read_public("ca.pem") == b"PEM"
+
+
+UNUSED = {"new": (), "used": ("admin.key", "haltwire.db"), "begun": ("haltwire.db",)}
+
+
+@pytest.mark.parametrize("files", UNUSED.values(), ids=UNUSED)
+def test_a_directory_that_is_new_or_whole_is_fine(directory, files):
+    for name in files:
+        (directory.path / name).write_text("something")
+    directory.check_whole()
+
+
+@pytest.mark.parametrize("left", [None, ""], ids=["gone", "empty"])
+def test_a_database_that_was_there_is_missed(directory, left):
+    directory.write_admin_key("hwk_one")
+    if left is not None:
+        (directory.path / "haltwire.db").write_text(left)
+    with pytest.raises(OSError, match=r"is missing or empty.*restore it; or remove admin\.key"):
+        directory.check_whole()
+
+
+def test_a_full_disk_keeps_nobody_from_holding_it(tmp_path, monkeypatch):
+    def no_room(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", no_room)
+    DataDirectory(str(tmp_path / "data")).release()

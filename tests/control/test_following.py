@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 
+import aiohttp
+from haltwire.wire import messages
 from haltwire.wire.messages import Delta, Mismatch, Snapshot
 from support.control import Worker, running_control, usage
 from support.stores import failing
@@ -139,3 +141,18 @@ async def test_an_epoch_outlives_a_start(tmp_path):
         first = (await Worker(control).join()).epoch
     async with running_control(tmp_path) as control:
         assert (await Worker(control, pid=os.getpid()).join()).epoch == first
+
+
+async def test_nobody_elses_key_speaks_for_a_proxy(control, worker):
+    """Whoever has another proxy's key could acknowledge this one's kills, and close its link."""
+    key = await control.key("liar", "proxy")
+    socket = await control.session.ws_connect(
+        control.url + "/v1/proxies/connect", headers={"Authorization": f"Bearer {key}"}
+    )
+    await socket.send_str(messages.dumps(worker.hello))
+    async with asyncio.timeout(5):
+        assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
+    await socket.close()
+    assert (await worker.renew()).revision == worker.revision
+    await worker.leave()
+    assert isinstance((await Worker(control).join()).received[0], Snapshot), "with its own it may"

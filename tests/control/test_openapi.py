@@ -63,3 +63,20 @@ def test_a_body_with_a_required_field_is_required():
     assert operation["requestBody"]["required"] is True
     assert {"400", "401", "403", "413", "422"} <= set(operation["responses"])
     assert operation["parameters"][0]["name"] == "agent"
+
+
+async def test_links_lead_to_routes_that_take_them(control):
+    document = (await control.call("GET", "/openapi.json")).body
+    operations = {o["operationId"]: o for path in document["paths"].values() for o in path.values()}
+    links = [
+        (link, next(iter(answer["content"].values()))["schema"]["$ref"].rpartition("/")[2])
+        for operation in operations.values()
+        for answer in operation["responses"].values()
+        for link in answer.get("links", {}).values()
+    ]
+    assert len(links) == 4
+    for link, model in links:
+        ((name, expression),) = link["parameters"].items()
+        assert name in [p["name"] for p in operations[link["operationId"]]["parameters"]]
+        field = expression.removeprefix("$response.body#/")
+        assert field in document["components"]["schemas"][model]["properties"]

@@ -37,3 +37,15 @@ async def test_the_ca_is_there_when_there_is_one(control):
         reply = await control.call("GET", f"/{name}", key=None)
         assert reply.body.startswith(b"-----BEGIN")
         assert reply.headers["Content-Type"] == "application/x-pem-file"
+
+
+async def test_a_full_disk_is_not_ready_and_says_no_more(control, monkeypatch):
+    control.service.store.reserve.is_full = True
+    monkeypatch.setattr(control.service.store.reserve, "look", lambda: None)
+    reply = await control.call("GET", "/readyz", key=None)
+    assert (reply.status, reply.body["error"]["code"]) == (503, "not_ready")
+    assert reply.body["error"]["message"] == "the disk is full: only orders are stored"
+    reply = await control.call("POST", "/v1/tokens", {"selector": "agent://acme/prod/a"})
+    assert (reply.status, reply.body["error"]["code"]) == (507, "store_full")
+    assert reply.body["error"]["retryable"] is True
+    assert (await control.kill("agent://acme/prod/a", wait_s=0)).body["durable"] is True

@@ -32,7 +32,7 @@ HOLD = replace(KILL, kill_id="K3", mode="hold", hold_until=NOW, revision=5)
 
 @pytest.fixture
 def database(tmp_path):
-    connection = connect(tmp_path / "haltwire.db")
+    connection = connect(tmp_path / "haltwire.db", create=True)
     schema.migrations.apply(Database(connection, execute_plugins=False))
     connection.execute("INSERT INTO meta VALUES ('epoch', 'e'), ('revision', '7')")
     yield connection
@@ -104,7 +104,7 @@ def test_migrations_are_applied_once(database):
 
 
 def test_a_file_of_the_first_version_is_brought_up_with_its_events(tmp_path):
-    connection = connect(tmp_path / "old.db")
+    connection = connect(tmp_path / "old.db", create=True)
     old = Database(connection, execute_plugins=False)
     schema.migrations.apply(old, stop_before="m002_modes")
     connection.execute(

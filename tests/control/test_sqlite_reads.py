@@ -63,7 +63,7 @@ async def test_a_missing_table_is_a_store_error(tmp_path):
 
 
 def test_transactions_are_ours_to_begin(tmp_path):
-    connection = connect(tmp_path / "x.db")
+    connection = connect(tmp_path / "x.db", create=True)
     connection.execute("CREATE TABLE t (a)")
     connection.execute("INSERT INTO t VALUES (1)")
     assert not connection.in_transaction

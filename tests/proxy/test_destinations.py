@@ -19,7 +19,6 @@ from haltwire_proxy.destinations import (
     Rules,
     canonical_host,
     classify,
-    is_local,
     parse_authority,
 )
 from hypothesis import given
@@ -104,6 +103,8 @@ RANGES = {
     "::ffff:127.0.0.1": "loopback",
     "::ffff:169.254.169.254": "cloud metadata",
     "::ffff:8.8.8.8": "IPv4-mapped",
+    "::ffff:0:127.0.0.1": "loopback",
+    "::ffff:0:8.8.8.8": "IPv4-translated",
     "::1:0:0:0": None,
     "64:ff9a:ffff:ffff:ffff:ffff:ffff:ffff": None,
     "64:ff9b::8.8.8.8": "NAT64",
@@ -143,6 +144,9 @@ RANGES = {
     "fd00:ec2::23": "cloud metadata",
     "fd20:ce::254": "cloud metadata",
     "fd00:42::42": "cloud metadata",
+    "fd00:c1::a9fe:a9fe": "cloud metadata",
+    "fd00:a9fe:a9fe::1": "cloud metadata",
+    "fe80::a9fe:a9fe": "cloud metadata",
     "fdff:ffff::": "private",
     "fe00::": None,
     "fe80::1": "link-local",
@@ -164,7 +168,13 @@ def test_range(text):
 def test_no_disguise_of_an_ipv4_address_is_public(address):
     """What is denied plainly is denied in every IPv6 form that could carry it."""
     number = int(address)
-    forms = (number, 0xFFFF << 32 | number, 0x64FF9B << 96 | number, 0x2002 << 112 | number << 80)
+    forms = (
+        number,
+        0xFFFF << 32 | number,
+        0xFFFF << 48 | number,
+        0x64FF9B << 96 | number,
+        0x2002 << 112 | number << 80,
+    )
     for form in forms:
         name = classify(ip_address(form if form > 0xFFFFFFFF else f"::{address}"))
         assert name is not None
@@ -214,6 +224,8 @@ CHECKS = {
     "a control server elsewhere": (OURS, ["198.51.100.7"], 8081, "haltwire itself"),
     "another port there": (OURS, ["198.51.100.7"], 443, None),
     "no address": (BEYOND, [], 443, None),
+    "translated": (LOOPBACK, ["::ffff:0:169.254.169.254"], 80, "metadata"),
+    "scoped": (LOOPBACK, ["fe80::a9fe:a9fe%1"], 80, "metadata"),
 }
 
 
@@ -229,12 +241,58 @@ def test_check(name):
         assert why in refusal.message
 
 
-@pytest.mark.parametrize(
-    ("text", "local"),
-    [("127.0.0.1", True), ("127.1.2.3", True), ("0.0.0.0", True), ("8.8.8.8", False)],
-)
-def test_is_local(text, local):
-    assert is_local(ip_address(text)) is local
+def test_a_public_address_of_this_host_is_not_reached_from_beyond(monkeypatch):
+    """What listens behind its firewall would be open from inside; --allow-to opens it knowingly."""
+    monkeypatch.setattr(destinations, "is_local", lambda address: str(address) == "1.0.0.1")
+    addresses = [ip_address("1.0.0.1")]
+    refusal = BEYOND.check(addresses, 443)
+    assert refusal is not None
+    assert "own host" in refusal.message
+    assert BEYOND.check([ip_address("1.0.0.2")], 443) is None
+    assert LOOPBACK.check(addresses, 443) is None
+    assert Rules(True, networks("1.0.0.1/32")).check(addresses, 443) is None
+
+
+LISTED = Rules(False, connect_ports=(8443,))
+PORTS = {
+    "all on loopback": (LOOPBACK, 22, True, True),
+    "not on loopback once there is a list": (LISTED, 22, True, False),
+    "HTTPS": (BEYOND, 443, True, True),
+    "HTTP in a tunnel": (BEYOND, 80, True, True),
+    "a listed one": (LISTED, 8443, True, True),
+    "HTTPS beside a list": (LISTED, 443, True, True),
+    "a shell": (BEYOND, 22, True, False),
+    "mail": (BEYOND, 25, True, False),
+    "names": (BEYOND, 53, True, False),
+    "high": (BEYOND, 8443, True, False),
+    "a plain request beside a list": (LISTED, 25, False, True),
+    "a plain request to a high one": (BEYOND, 8080, False, True),
+    "a plain request to mail": (BEYOND, 25, False, False),
+    "a plain request to the highest well-known one": (BEYOND, 1023, False, False),
+    "a plain request to the first other one": (BEYOND, 1024, False, True),
+    "a plain request to HTTP": (BEYOND, 80, False, True),
+}
+
+
+@pytest.mark.parametrize("name", PORTS)
+def test_port(name):
+    rules, port, connect, reached = PORTS[name]
+    refusal = rules.check_name("a.test", port, connect=connect)
+    if reached:
+        assert refusal is None
+    else:
+        assert refusal is not None
+        assert refusal.code == "destination_denied"
+        assert f"--connect-port {port}" in refusal.message
+
+
+def test_a_port_that_is_not_reached_is_not_even_looked_up():
+    def resolve(host, port):
+        raise AssertionError("looked up")
+
+    refusal = dialled(asyncio.new_event_loop, "a.test", 22, BEYOND, resolve)
+    assert isinstance(refusal, Refusal)
+    assert refusal.message.startswith("Port 22 is not reached")
 
 
 AUTHORITIES = {

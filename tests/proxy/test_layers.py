@@ -7,6 +7,7 @@ import ssl
 
 import h2.events
 from support.client import Http2, serving, tls_tunnel, tunnel
+from support.hello import real_hello
 from support.scripted import QUIET_S, until
 from support.world import INTERCEPTED
 
@@ -155,3 +156,22 @@ async def test_bytes_are_a_tunnel_from_when_their_upstream_is_open(world):
     assert await asyncio.wait_for(wire.reader.readexactly(2), 5) == b"\0\1"
     assert (connection.kind, connection.tally.requests) == ("tunnel", 1)
     server.close()
+
+
+async def test_tls_behind_a_warning_is_not_passed_on_unread(world):
+    """Go's servers skip warnings before a ClientHello: all of an intercepted connection would go unread."""
+    seen = []
+
+    async def note(reader, writer):
+        seen.append(await reader.read(100))
+        writer.close()
+
+    server, port = await serving(note)
+    warning = bytes((21, 3, 1, 0, 2, 1, 0))
+    wire = await tunnel(world.port, f"127.0.0.1:{port}", *READER)
+    await wire.send(warning[:1])
+    await wire.send(warning[1:] + real_hello("localhost"))
+    assert await wire.ended() == b""
+    server.close()
+    assert seen == []
+    assert world.enforcer.connections.count == 0

@@ -1,14 +1,16 @@
 """Tunnels: every byte, both directions, both ends, and nothing after the lease or the kill."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import socket
 
 import pytest
 from haltwire_proxy import tunnel as tunnel_module
-from support.client import tunnel
-from support.world import BYSTANDER, SECRET
+from support.client import Wire, serving, tunnel
+from support.hello import real_hello
+from support.world import BYSTANDER, SECRET, basic
 
 
 class Echo:
@@ -230,3 +232,163 @@ async def test_a_half_closed_tunnel_that_moves_is_kept(world, monkeypatch):
             slow.socket.send(b".")
         assert await asyncio.wait_for(wire.reader.readexactly(10), 2) == b"." * 10
         wire.close()
+
+
+class Heard:
+    """An upstream that notes what it reads, and says what it is told to first."""
+
+    def __init__(self, first=b""):
+        self._first, self.received, self.ended = first, bytearray(), asyncio.Event()
+
+    async def __aenter__(self):
+        self._server, port = await serving(self._serve)
+        self.target = f"localhost:{port}"
+        return self
+
+    async def __aexit__(self, *_):
+        self._server.close()
+        self._server.abort_clients()
+
+    async def _serve(self, reader, writer):
+        writer.write(self._first)
+        with contextlib.suppress(ConnectionError):
+            while chunk := await reader.read(65536):
+                self.received += chunk
+        self.ended.set()
+
+
+UNRECOGNIZED_NAME, DECODE_ERROR = bytes.fromhex("15030100020270"), bytes.fromhex("15030100020232")
+ENDS = {
+    "another name": (real_hello("b.test"), UNRECOGNIZED_NAME, 1),
+    "malformed": (b"\x16\3\1\0\0\0", DECODE_ERROR, 0),
+    "a warning first": (bytes((21, 3, 1, 0, 2, 1, 0)), DECODE_ERROR, 0),
+    "a CONNECT": (b"CONNECT a.test:443 HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 Bad Request", 0),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+async def test_a_greeting_that_is_refused_ends_both_sides(world, name):
+    """Nothing of it goes up, the client is told in its own protocol, and it is counted as refused."""
+    greeting, answer, mismatches = ENDS[name]
+    async with Heard() as upstream:
+        wire = await tunnel(world.port, upstream.target, "acme.prod.mailer", SECRET)
+        await wire.send(greeting)
+        assert (await wire.ended()).startswith(answer)
+        await asyncio.wait_for(upstream.ended.wait(), 2)
+        assert upstream.received == b""
+    assert world.enforcer.connections.count == 0
+    (usage,) = world.enforcer.tallies.all()
+    assert (usage.refused, usage.bytes_up, usage.bytes_down) == (1, 0, 0)
+    noted = world.enforcer.tallies.take_mismatches()
+    assert len(noted) == mismatches
+    for one in noted:
+        assert (one.source, one.kind, one.agent, one.count) == (
+            "127.0.0.1",
+            "authority_mismatch",
+            "agent://acme/prod/mailer",
+            1,
+        )
+
+
+async def _begun(world, upstream, hello):
+    """A tunnel whose client has sent all of its hello but the last byte, which is held back."""
+    wire = await tunnel(world.port, upstream.target, "acme.prod.mailer", SECRET)
+    await wire.send(hello[:-1])
+    (connection,) = world.enforcer.connections.everything()
+    async with asyncio.timeout(2):
+        while not connection.client._greeting.held:
+            await asyncio.sleep(0.01)
+    return wire, connection
+
+
+HELLO = real_hello("localhost")
+
+
+async def test_a_hello_goes_up_when_it_is_whole(world):
+    async with Heard() as upstream:
+        wire, connection = await _begun(world, upstream, HELLO)
+        assert (connection.bytes_up, upstream.received) == (0, b"")
+        await wire.send(HELLO[-1:])
+        async with asyncio.timeout(2):
+            while upstream.received != HELLO:
+                await asyncio.sleep(0.01)
+        assert connection.bytes_up == len(HELLO)
+        wire.close()
+
+
+async def test_a_kill_during_a_hello_says_that_nothing_has_gone_up(world):
+    async with Heard() as upstream:
+        wire, _ = await _begun(world, upstream, HELLO)
+        (report,) = world.kill("agent://acme/prod/mailer").reports()
+        (fact,) = report.instances[0].in_flight
+        assert (fact.bytes_up, fact.bytes_up_acked) == (0, 0)
+        assert await wire.ended() == b""
+        await asyncio.wait_for(upstream.ended.wait(), 2)
+        assert upstream.received == b""
+
+
+async def test_a_lease_that_ends_during_a_hello_lets_nothing_up(world):
+    async with Heard() as upstream:
+        wire, _ = await _begun(world, upstream, HELLO)
+        world.lose_lease()
+        await wire.send(HELLO[-1:])
+        assert await wire.ended() == b""
+        await asyncio.wait_for(upstream.ended.wait(), 2)
+        assert upstream.received == b""
+
+
+async def test_a_hold_stops_the_clock_of_a_hello(world, monkeypatch):
+    monkeypatch.setattr(tunnel_module, "HELLO_S", 0.2)
+    async with Heard() as upstream:
+        wire, connection = await _begun(world, upstream, HELLO)
+        enforced = world.hold("agent://acme/prod/mailer")
+        await wire.send(HELLO[-1:])
+        await asyncio.sleep(0.5)
+        assert (connection.bytes_up, upstream.received) == (0, b"")
+        world.resume(enforced.ack.kills[0])
+        async with asyncio.timeout(2):
+            while upstream.received != HELLO:
+                await asyncio.sleep(0.01)
+        wire.close()
+
+
+@pytest.mark.parametrize("end", ["late", "ended"])
+async def test_a_hello_that_never_becomes_whole_is_refused(world, monkeypatch, end):
+    monkeypatch.setattr(tunnel_module, "HELLO_S", 0.2 if end == "late" else 60)
+    async with Heard() as upstream:
+        wire, _ = await _begun(world, upstream, HELLO)
+        if end == "ended":
+            wire.writer.write_eof()
+        assert await wire.ended() == DECODE_ERROR
+        await asyncio.wait_for(upstream.ended.wait(), 2)
+        assert upstream.received == b""
+    (usage,) = world.enforcer.tallies.all()
+    assert usage.refused == 1
+    assert world.enforcer.connections.count == 0
+
+
+async def test_a_client_that_says_nothing_may_stay(world, monkeypatch):
+    """A server that speaks first is heard, and what its client answers is not taken for TLS."""
+    monkeypatch.setattr(tunnel_module, "HELLO_S", 0.05)
+    async with Heard(b"\x4a\0\0\0\n8.0 MySQL") as upstream:
+        wire = await tunnel(world.port, upstream.target, "acme.prod.mailer", SECRET)
+        assert await asyncio.wait_for(wire.reader.read(100), 2) == b"\x4a\0\0\0\n8.0 MySQL"
+        await asyncio.sleep(0.2)
+        await wire.send(b"\x16\3\0\1login")
+        async with asyncio.timeout(2):
+            while upstream.received != b"\x16\3\0\1login":
+                await asyncio.sleep(0.01)
+        wire.close()
+
+
+async def test_a_hello_that_comes_before_our_200_is_judged_too(world):
+    """Bytes pipelined behind the CONNECT."""
+    async with Heard() as upstream:
+        wire = await Wire.open(world.port)
+        head = f"CONNECT {upstream.target} HTTP/1.1\r\nProxy-Authorization: {basic('acme.prod.mailer', SECRET)}\r\n\r\n"
+        await wire.send(head.encode() + real_hello("b.test"))
+        answer = await wire.ended()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.endswith(UNRECOGNIZED_NAME)
+        await asyncio.wait_for(upstream.ended.wait(), 2)
+        assert upstream.received == b""

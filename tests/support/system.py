@@ -34,11 +34,17 @@ class Finished:
         return json.loads(self.out)
 
 
-async def run(*command: str, env: dict[str, str] | None = None, timeout: float = 40) -> Finished:
+async def run(
+    *command: str,
+    env: dict[str, str] | None = None,
+    timeout: float = 40,
+    cwd: Path | None = None,
+) -> Finished:
     """Run a command to its end."""
     process = await asyncio.create_subprocess_exec(
         *command,
         env=env or CLEAN,
+        cwd=cwd,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
