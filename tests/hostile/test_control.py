@@ -6,7 +6,7 @@ Protections removed, one at a time, and what was seen then:
 - holds_secret: secrets in URLs are answered 401 and 404, and a key typed as a reason is stored (200).
 - the limit of strangers: the control server has 1,050 files open while the crowd is there.
 - the Origin check in connect_proxy: the three browsers' WebSockets are opened.
-- screen in link.receive: eight rows of MALICE fail; kills hang or are answered 500 from then on.
+- screen in link.receive: eight rows of MALICE fail; kills are not answered in time from then on.
 - the check of peer.key in Following: the liar gets a snapshot, and the worker's own link is closed.
 - the bucket in FailedAttempts: the 130th wrong key is answered 401.
 """

@@ -3,8 +3,8 @@
 Protections removed, one at a time, and what was seen then:
 - Reserve.gave_way answers False: `a full disk` fails, the first kill is answered 503 kill_not_durable.
 - the check for urgent jobs in SqliteStore._work: `a full disk` fails, tokens are made from the room of orders.
-- Place.check: `deleted` and `replaced` fail, the kill is answered 200 and durable, and the next start has no such order.
-- DataDirectory.check_whole: the last test fails, a new and empty store lets the killed agent's traffic pass.
+- Place.check: `deleted` and `replaced` fail, the kill is answered 200 and durable, not 503.
+- DataDirectory.check_whole: the last test fails, the start is not refused.
 """
 
 from __future__ import annotations
