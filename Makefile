@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.made
 
-.PHONY: demo run up test check lint format clean
+.PHONY: demo run up test check fuzz lint format clean
 
 demo: $(STAMP)
 	@$(BIN)/haltwire demo
@@ -15,6 +15,10 @@ test: $(STAMP)
 	@$(BIN)/pytest -q
 
 check: lint test
+
+# Half an hour where `make test` takes a minute; HALTWIRE_FUZZ_SECONDS=… for longer.
+fuzz: $(STAMP)
+	@HALTWIRE_FUZZ_SECONDS=$${HALTWIRE_FUZZ_SECONDS:-1800} $(BIN)/pytest -q -s tests/hostile/test_fuzz_requests.py
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -184,6 +184,8 @@ def haltwire(folder: Path, workers: int, upstream_ca: str | None = None) -> Iter
     command = [sys.executable, "-m", "haltwire_cli", "up", "--data-dir", str(data)]
     command += ["--proxy-listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"]
     command += ["--workers", str(workers)]
+    # Else it is the limit that is measured: one agent makes all the load.
+    command += ["--limit", "agent_handshakes=100000", "--limit", "agent_requests=100000"]
     command += ["--upstream-ca", upstream_ca] if upstream_ca else []
     env = {k: v for k, v in os.environ.items() if not k.startswith("HALTWIRE_")}
     with (folder / "out").open("wb"), started("haltwire", command, log, env) as process:

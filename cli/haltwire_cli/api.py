@@ -19,8 +19,9 @@ from urllib.parse import urlencode, urlsplit
 import click
 from click.core import ParameterSource
 
+from haltwire_cli import trust
 from haltwire_cli.failures import FAILED, NOT_ALLOWED, NOT_FOUND, USAGE, Failure
-from haltwire_cli.home import Home
+from haltwire_cli.home import Endpoints, Home
 from haltwire_cli.options import connection_options
 
 TIMEOUT_S = 10.0
@@ -56,6 +57,8 @@ class Api:
     home: Home
     is_local: bool
     "Whether it is the one that runs on `home`."
+    tls: ssl.SSLContext | None = None
+    "Whom to take for it, when its URL is https."
 
     def get(
         self,
@@ -103,9 +106,10 @@ class _Exchange:
         self._api, self._method, self._path, self._body = api, method, path, body
         self._timeout_s = timeout_s
         parts = urlsplit(api.url)
-        if parts.scheme == "https":
+        self._is_plain = parts.scheme == "http"
+        if not self._is_plain:
             self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                parts.netloc, timeout=timeout_s, context=ssl.create_default_context()
+                parts.netloc, timeout=timeout_s, context=api.tls
             )
         else:
             self._connection = http.client.HTTPConnection(parts.netloc, timeout=timeout_s)
@@ -132,13 +136,19 @@ class _Exchange:
                 f"the control server at {url} did not answer within {self._timeout_s:g} s: whether this was done is not known."
             ) from error
         if isinstance(error, ssl.SSLError):
-            raise Failure(f"{url} does not prove who it is: {error.reason}.") from error
+            raise Failure(trust.sentence(url, error)) from error
+        ended = isinstance(error, (ConnectionResetError, http.client.HTTPException))
+        if ended and self._is_plain and self._speaks_tls():
+            raise Failure(f"{url} speaks TLS: write https:// instead of http://.") from error
         if isinstance(error, OSError):
             raise Failure(
                 f"no control server answers at {url} ({error.strerror or error}): start one with `haltwire up`, or name it with --url."
             ) from error
         if isinstance(error, http.client.HTTPException):
             raise Failure(f"{url} does not speak HTTP as a control server does.") from error
+
+    def _speaks_tls(self) -> bool:
+        return trust.speaks_tls(self._connection.host, self._connection.port)
 
 
 def with_api(command: Callable[..., None]) -> Callable[..., None]:
@@ -147,7 +157,12 @@ def with_api(command: Callable[..., None]) -> Callable[..., None]:
     @connection_options
     @functools.wraps(command)
     def found(
-        *args: Any, url: str | None, key_file: Path | None, data_dir: Path, **kwargs: Any
+        *args: Any,
+        url: str | None,
+        key_file: Path | None,
+        data_dir: Path,
+        ca_file: Path | None,
+        **kwargs: Any,
     ) -> None:
         source = click.get_current_context().get_parameter_source
         if (
@@ -155,12 +170,14 @@ def with_api(command: Callable[..., None]) -> Callable[..., None]:
             and source("url") is not ParameterSource.COMMANDLINE
         ):
             url = None  # what is typed beats what the environment says
-        command(connect(url, key_file, data_dir), *args, **kwargs)
+        command(connect(url, key_file, data_dir, ca_file), *args, **kwargs)
 
     return found
 
 
-def connect(url: str | None, key_file: Path | None, data_dir: Path) -> Api:
+def connect(
+    url: str | None, key_file: Path | None, data_dir: Path, ca_file: Path | None = None
+) -> Api:
     """The control server that is meant, with the key for it."""
     home = Home(data_dir.absolute())
     try:
@@ -186,7 +203,21 @@ def connect(url: str | None, key_file: Path | None, data_dir: Path) -> Api:
         key = _key_in(home.admin_key)
     else:
         raise Failure(f"there is no key for {url}: give one with --key-file or HALTWIRE_API_KEY.")
-    return Api(url, key, home, is_local)
+    tls = None
+    if url.startswith("https:"):
+        tls = _local_trust(local) if local is not None and is_local else trust.of_the_world(ca_file)
+    return Api(url, key, home, is_local, tls)
+
+
+def _local_trust(local: Endpoints) -> ssl.SSLContext:
+    try:
+        if local.control_certificate is not None:
+            return trust.of_this_certificate(Path(local.control_certificate))
+        return trust.of_our_authority(Path(local.ca_file))
+    except OSError as error:
+        raise Failure(
+            f"the control server on this machine cannot be verified: {local.control_certificate or local.ca_file} cannot be used ({error.strerror})."
+        ) from error
 
 
 def _checked_url(url: str) -> str:

@@ -47,7 +47,9 @@ def env(api: Api, agent: str, form: str) -> None:
     _say(f"made token {made['token_id']}; `haltwire token revoke {made['token_id']}` ends it.")
     if form == "k8s":
         if urlsplit(proxy_url).hostname in ("127.0.0.1", "::1", "localhost"):
-            _say("the proxy listens on loopback, where no pod reaches it; see up --proxy-listen.")
+            _say(
+                "the proxy's URL names loopback, where no pod reaches it: see up --proxy-listen, and call this with the --url that pods would use."
+            )
         variables = proxy_environment(
             proxy_url, f"{K8S_FOLDER}/{ca_file.name}", f"{K8S_FOLDER}/{ca_bundle.name}"
         )

@@ -26,6 +26,8 @@ class Endpoints:
     proxy_url: str
     control_url: str
     ca_file: str
+    control_certificate: str | None = None
+    "The certificates by which the control server is known, when our authority has not signed its."
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ class Home:
     def publish(self, endpoints: Endpoints) -> None:
         """Write endpoints.json, all of it or nothing."""
         written = self._endpoints.with_suffix(".json.new")
-        written.write_text(json.dumps(asdict(endpoints), indent=2) + "\n")
+        document = {name: value for name, value in asdict(endpoints).items() if value is not None}
+        written.write_text(json.dumps(document, indent=2) + "\n")
         written.replace(self._endpoints)
 
     def unpublish(self) -> None:
@@ -111,7 +114,10 @@ class Home:
                 return None
             document = json.loads(self._endpoints.read_text())
             return Endpoints(
-                str(document["proxy_url"]), str(document["control_url"]), str(document["ca_file"])
+                str(document["proxy_url"]),
+                str(document["control_url"]),
+                str(document["ca_file"]),
+                str(document["control_certificate"]) if "control_certificate" in document else None,
             )
         except PermissionError as error:
             raise Failure(

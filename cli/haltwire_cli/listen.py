@@ -16,6 +16,8 @@ from pathlib import Path
 _ADDRESS = re.compile(
     r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})"
 )
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"What means every address of this machine, and the one that stands for it here."
 _LISTENING = "0A"
 _INTERPRETERS = ("python", "node", "ruby", "perl", "java")
 
@@ -76,10 +78,9 @@ def is_loopback(address: Address) -> bool:
     return host.is_loopback
 
 
-def url_of(address: Address) -> str:
+def url_of(address: Address, scheme: str = "http") -> str:
     """The URL that reaches it from this machine."""
-    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-    return f"http://{Address(anywhere.get(address.host, address.host), address.port)}"
+    return f"{scheme}://{Address(ANYWHERE.get(address.host, address.host), address.port)}"
 
 
 def holder_of(address: Address, proc: Path = Path("/proc")) -> str | None:

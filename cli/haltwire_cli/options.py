@@ -96,6 +96,13 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="File with the key; otherwise HALTWIRE_API_KEY, otherwise the data directory's admin.key.",
     )(command)
+    command = click.option(
+        "--ca-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        envvar="HALTWIRE_CA_FILE",
+        show_envvar=True,
+        help="PEM file of CAs to trust for --url, besides the system's.",
+    )(command)
     return click.option(
         "--url",
         envvar="HALTWIRE_URL",

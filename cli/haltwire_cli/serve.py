@@ -18,19 +18,32 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import click
-
+from haltwire_cli.certificates import Pair, names_of, serves_tls
 from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
-from haltwire_cli.listen import Address, address_of, bind, is_loopback, url_of
+from haltwire_cli.listen import ANYWHERE, Address, address_of, bind, is_loopback, url_of
+from haltwire_cli.listener_tls import (
+    LOOK_S,
+    Issued,
+    ListenerTls,
+    Listening,
+    Pins,
+    Published,
+    followed,
+    keep,
+)
 from haltwire_cli.supervisor import Child, ChildFailedError, supervise
+from haltwire_cli.trust import of_our_authority
 
 PROXY_BACKLOG = 4096
 "mitmproxy's 100 costs a second per burst of 50 connections (SYN retransmission); Linux caps at somaxconn, 4096."
 CONTROL_BACKLOG = 1024
+RENEWAL_LOOK_S = 60.0
+"How often our own certificate's age and this machine's addresses are looked at."
 ORPHAN_GRACE_S = 1.5
 "A child ends itself within a second of its parent's death; this long after, it is ended."
 
@@ -48,7 +61,12 @@ class Plan:
     tunnel_hosts: tuple[str, ...]
     upstream_ca: Path | None
     allow_to: tuple[str, ...]
+    own_tls: Pair | None
+    "The operator's certificate and key; otherwise we have our own."
+    insecure: bool
+    "Whether the control server may be reached from other machines without TLS."
     connect_ports: tuple[int, ...] = ()
+    limits: tuple[str, ...] = ()
 
 
 Ready = Callable[[Endpoints], None]
@@ -88,11 +106,6 @@ def up(plan: Plan, ready: Ready, tell: Tell) -> None:
 def _listeners(plan: Plan) -> Listeners:
     control = _bind(plan.control_listen, CONTROL_BACKLOG, "--control-listen")
     try:
-        if not is_loopback(address_of(control)):
-            raise click.BadParameter(
-                f"{plan.control_listen} can be reached from other machines, where its keys would travel unencrypted: use a loopback address.",
-                param_hint="'--control-listen'",
-            )
         return Listeners(control, _bind(plan.proxy_listen, PROXY_BACKLOG, "--proxy-listen"))
     except BaseException:
         control.close()
@@ -111,11 +124,23 @@ def _bind(address: Address, backlog: int, option: str) -> socket.socket:
 async def _serve_until_stopped(
     plan: Plan, home: Home, claim: int, listeners: Listeners, ready: Ready, tell: Tell
 ) -> None:
-    from haltwire_proxy.authority import ensure_ca
+    from haltwire_proxy.authority import AuthorityError, ensure_ca
 
-    ca_file = ensure_ca(plan.data_dir)
+    try:
+        ca_file = ensure_ca(plan.data_dir)
+        tls = _listener_tls(plan, listeners)
+    except AuthorityError as error:
+        raise Failure(f"{error}.") from error
+    control = address_of(listeners.control)
+    if not (tls.control or is_loopback(control)):
+        tell(
+            f"INSECURE: {control} can be reached from other machines, and keys travel to it unencrypted, because of --insecure."
+        )
     endpoints = Endpoints(
-        url_of(address_of(listeners.proxy)), url_of(address_of(listeners.control)), str(ca_file)
+        url_of(address_of(listeners.proxy)),
+        url_of(control, "https" if tls.control else "http"),
+        str(ca_file),
+        str(tls.pins) if tls.control and tls.pins else None,
     )
 
     def on_ready() -> None:
@@ -126,16 +151,50 @@ async def _serve_until_stopped(
         home.unpublish()
         listeners.close()  # whoever connects from here on is refused instead of left waiting
 
-    await supervise(_stages(plan, claim, listeners), on_ready, on_stop, tell)
+    loop = asyncio.get_running_loop()
+    keeping = loop.create_task(keep(tls.look, tls.look_every_s, tell), name="keep certificates")
+    try:
+        stages = _stages(plan, claim, listeners, tls, endpoints)
+        await supervise(stages, on_ready, on_stop, tell)
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
 
 
-def _stages(plan: Plan, claim: int, listeners: Listeners) -> tuple[tuple[Child, ...], ...]:
+def _listener_tls(plan: Plan, listeners: Listeners) -> ListenerTls:
+    from haltwire_proxy.leaf import RENEWED_AFTER, issue_leaf
+
+    listens = (
+        (plan.control_listen, address_of(listeners.control)),
+        (plan.proxy_listen, address_of(listeners.proxy)),
+    )
+    control = serves_tls(listens[0][1], plan.own_tls, plan.insecure)
+    if plan.own_tls is not None:
+        published = Published(plan.own_tls, plan.data_dir / "public" / "control.pem")
+        return ListenerTls(plan.own_tls, control, published.file, published.look, LOOK_S)
+    issued = Issued(
+        partial(issue_leaf, plan.data_dir),
+        lambda: names_of(listens, socket.gethostname()),
+        RENEWED_AFTER,
+    )
+    return ListenerTls(issued.pair, control, None, issued.look, RENEWAL_LOOK_S)
+
+
+def _stages(
+    plan: Plan, claim: int, listeners: Listeners, tls: ListenerTls, endpoints: Endpoints
+) -> tuple[tuple[Child, ...], ...]:
     """The control server first, then the workers. Their instructions are the only place where the key appears."""
     proxy_address, control_address = address_of(listeners.proxy), address_of(listeners.control)
     proxy_key = f"hwk_{secrets.token_urlsafe(32)}"
     host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64] or "localhost"
     # Children keep the claim open too: the next `up` on this directory waits for the last of them.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("HALTWIRE_")}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        # mitmproxy would write the keys of all that it reads inside to where the others say.
+        if not name.startswith("HALTWIRE_") and not name.endswith("SSLKEYLOGFILE")
+    }
+    pair = {"certificate": str(tls.pair.certificate), "key": str(tls.pair.key)}
 
     def child(name: str, role: str, listener: socket.socket, instructions: dict[str, Any]) -> Child:
         return Child(
@@ -155,7 +214,9 @@ def _stages(plan: Plan, claim: int, listeners: Listeners) -> tuple[tuple[Child, 
             "data_dir": str(plan.data_dir),
             "lease_ms": round(plan.lease_s * 1000),
             "local_proxy_key": proxy_key,
-            "proxy_url": url_of(proxy_address),
+            "proxy_url": endpoints.proxy_url,
+            "proxy_anywhere": proxy_address.host in ANYWHERE,
+            "tls": pair if tls.control else None,
         },
     )
     workers = tuple(
@@ -165,7 +226,10 @@ def _stages(plan: Plan, claim: int, listeners: Listeners) -> tuple[tuple[Child, 
             listeners.proxy,
             {
                 "proxy_id": f"{host}-{number}",
-                "control_url": url_of(control_address),
+                "control_url": endpoints.control_url,
+                "control_ca": endpoints.ca_file if tls.control else None,
+                "control_pins": endpoints.control_certificate,
+                "listener_tls": pair,
                 "proxy_key": proxy_key,
                 "data_dir": str(plan.data_dir),
                 "tls": plan.tls,
@@ -174,6 +238,7 @@ def _stages(plan: Plan, claim: int, listeners: Listeners) -> tuple[tuple[Child, 
                 "own_addresses": [(a.host, a.port) for a in (proxy_address, control_address)],
                 "allow_to": plan.allow_to,
                 "connect_ports": plan.connect_ports,
+                "limits": plan.limits,
                 "beyond_loopback": not is_loopback(proxy_address),
             },
         )
@@ -213,20 +278,36 @@ async def _serve(role: str, instructions: Mapping[str, Any]) -> None:
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
+    settings = dict(instructions)
     if role == "control":
         from haltwire_control import app
 
-        await app.serve(app.ControlConfig(**instructions), ready)
+        served = _listening(settings["tls"])
+        settings["tls"] = served.context if served else None
+        async with followed(served):
+            await app.serve(app.ControlConfig(**settings), ready)
     else:
         from haltwire_proxy import worker
 
-        lists = {
-            "tunnel_hosts": tuple(instructions["tunnel_hosts"]),
-            "own_addresses": tuple((h, p) for h, p in instructions["own_addresses"]),
-            "allow_to": tuple(instructions["allow_to"]),
-            "connect_ports": tuple(instructions["connect_ports"]),
+        served = _listening(settings["listener_tls"])
+        settings["listener_tls"] = served.context if served else None
+        ca, pins = settings.pop("control_ca"), settings.pop("control_pins")
+        pinned = Pins(Path(pins)) if pins else None
+        if ca:
+            settings["control_tls"] = pinned.context if pinned else of_our_authority(Path(ca))
+        settings |= {
+            "tunnel_hosts": tuple(settings["tunnel_hosts"]),
+            "own_addresses": tuple((h, p) for h, p in settings["own_addresses"]),
+            "allow_to": tuple(settings["allow_to"]),
+            "connect_ports": tuple(settings["connect_ports"]),
+            "limits": tuple(settings["limits"]),
         }
-        await worker.serve(worker.WorkerConfig(**{**instructions, **lists}), ready)
+        async with followed(served, pinned):
+            await worker.serve(worker.WorkerConfig(**settings), ready)
+
+
+def _listening(pair: Mapping[str, str] | None) -> Listening | None:
+    return Listening(Pair(Path(pair["certificate"]), Path(pair["key"]))) if pair else None
 
 
 def _first_line(fd: int) -> bytes:

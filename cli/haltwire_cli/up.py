@@ -13,8 +13,10 @@ from pathlib import Path
 
 import click
 
+from haltwire_cli.certificates import Pair, check, utc_now
 from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
+from haltwire_cli.limiting import limit_option
 from haltwire_cli.listen import Address
 from haltwire_cli.options import cidr, data_dir_option, duration, listen_address
 
@@ -23,6 +25,7 @@ _MODULES = (
     "httptools",
     "mitmproxy",
     "platformdirs",
+    "prometheus_client",
     "pydantic",
     "sqlite_utils",
     "uvloop",
@@ -54,7 +57,28 @@ def _cores() -> int:
     show_default=True,
     envvar="HALTWIRE_CONTROL_LISTEN",
     show_envvar=True,
-    help="Where operators reach the control server: a loopback address.",
+    help="Where operators reach the control server; with TLS unless only this machine can.",
+)
+@click.option(
+    "--tls-cert",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True),
+    envvar="HALTWIRE_TLS_CERT",
+    show_envvar=True,
+    help="PEM file with the listeners' certificate and its chain, instead of one from our own CA; taken anew when it changes.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True),
+    envvar="HALTWIRE_TLS_KEY",
+    show_envvar=True,
+    help="PEM file with its key.",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    envvar="HALTWIRE_INSECURE",
+    show_envvar=True,
+    help="Let the control server be reached from other machines without TLS.",
 )
 @click.option(
     "--workers",
@@ -119,10 +143,14 @@ def _cores() -> int:
     show_envvar=True,
     help="Port that agents may CONNECT to besides 80 and 443. Without it, all when --proxy-listen is a loopback address, and else no other. Repeatable; spaces between in the variable.",
 )
+@limit_option
 def up(
     data_dir: Path,
     proxy_listen: Address,
     control_listen: Address,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    insecure: bool,
     workers: int,
     lease: float,
     tls: str,
@@ -130,11 +158,13 @@ def up(
     upstream_ca: Path | None,
     allow_to: tuple[str, ...],
     connect_ports: tuple[int, ...],
+    limits: tuple[str, ...],
 ) -> None:
     """Start the control server and the proxy; Ctrl-C stops everything."""
     _check_installation()
     if upstream_ca:
         _check_pem(upstream_ca)
+    own_tls = _pair(tls_cert, tls_key, insecure)
     from haltwire_cli import serve
 
     plan = serve.Plan(
@@ -147,7 +177,10 @@ def up(
         tunnel_hosts,
         upstream_ca,
         allow_to,
+        own_tls,
+        insecure,
         connect_ports,
+        limits,
     )
     home = Home(plan.data_dir)
 
@@ -179,11 +212,27 @@ def _check_pem(path: Path) -> None:
     import ssl
 
     try:
-        ssl.create_default_context(cafile=str(path))
+        # Not create_default_context, which opens the file that SSLKEYLOGFILE names.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=str(path))
     except (ssl.SSLError, OSError) as error:
         raise click.BadParameter(
             f"{path} holds no PEM certificates.", param_hint="'--upstream-ca'"
         ) from error
+
+
+def _pair(certificate: Path | None, key: Path | None, insecure: bool) -> Pair | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise click.UsageError("--tls-cert and --tls-key go together: give both or neither.")
+    if insecure:
+        raise click.UsageError("--insecure means no TLS: leave out --tls-cert and --tls-key.")
+    pair = Pair(certificate, key)
+    try:
+        check(pair, utc_now())
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", param_hint="'--tls-cert' / '--tls-key'") from error
+    return pair
 
 
 def _banner(workers: int, tls: str, home: Home, endpoints: Endpoints) -> str:
@@ -193,7 +242,7 @@ def _banner(workers: int, tls: str, home: Home, endpoints: Endpoints) -> str:
     return "\n".join(
         (
             "haltwire is up. Ctrl-C stops it; orders in force outlive it.",
-            f"  proxy      {endpoints.proxy_url}  ({many}, {inside})",
+            f"  proxy      {endpoints.proxy_url}  ({many}, {inside}; takes https:// too)",
             f"  control    {endpoints.control_url}",
             f"  CA file    {endpoints.ca_file}",
             f"  admin key  {home.admin_key}",

@@ -8,7 +8,7 @@ from aiohttp import web
 from haltwire.wire.codec import encode
 
 from haltwire_control.calls import Call
-from haltwire_control.credentials import Credentials, proxy_url_of
+from haltwire_control.credentials import Credentials, called_by, proxy_url_of
 from haltwire_control.hub import Peer
 from haltwire_control.models import KeyBody, TokenBody
 from haltwire_control.selecting import selector_of
@@ -18,10 +18,13 @@ from haltwire_control.service import Service
 class AdminApi:
     """Handlers; each is one route."""
 
-    def __init__(self, service: Service, credentials: Credentials, proxy_url: str) -> None:
+    def __init__(
+        self, service: Service, credentials: Credentials, proxy_url: str, anywhere: bool
+    ) -> None:
         self._service = service
         self._credentials = credentials
         self._proxy_url = proxy_url
+        self._anywhere = anywhere
 
     async def create_token(self, call: Call) -> web.Response:
         """A new agent token; its secret is shown this once."""
@@ -29,13 +32,16 @@ class AdminApi:
         selector = selector_of(body.selector, self._service)
         made = await self._credentials.create_token(selector, body.tls, call.caller.actor)
         token = made.record
+        proxy = self._proxy_url
+        if self._anywhere:
+            proxy = called_by(proxy, call.request.headers.get("Host", ""))
         document = {
             "token_id": token.token_id,
             "selector": str(token.selector),
             "secret": made.secret,
             "tls": token.tls,
             "expires_at": None,
-            "proxy_url": proxy_url_of(self._proxy_url, token.selector, made.secret),
+            "proxy_url": proxy_url_of(proxy, token.selector, made.secret),
         }
         return web.json_response(document, status=201)
 

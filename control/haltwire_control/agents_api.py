@@ -40,7 +40,11 @@ class AgentsApi:
         was_finished = any(
             i.instance == instance and i.finished_at for i in service.ledger.instances(agent)
         )
-        known, is_new = service.ledger.beat(agent, instance, beat, moment)
+        token = call.caller.token
+        known, is_new = service.ledger.beat(
+            agent, instance, beat, moment, token.token_id if token else None
+        )
+        service.metrics.heartbeats.inc()
         events = [seen_event(known)] if is_new else []
         if known.finished_at is not None and not was_finished:
             selector = Selector.of(agent, instance)

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -40,6 +41,9 @@ SHUTDOWN_S = 0.5
 "Answers under way get this long; whoever wants the process gone waits for a second."
 SWITCH_S = 0.0005
 "How long one thread may keep the interpreter from another; Python's own choice is ten times that."
+HANDSHAKE_S = 10.0
+"How long a client may take for its TLS handshake."
+BACKLOG = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,10 @@ class ControlConfig:
     local_proxy_key: str = field(default="", repr=False)
     "Random per start and only in memory: lets in the workers that were started with it."
     proxy_url: str = ""
+    proxy_anywhere: bool = False
+    "Whether the proxy listens on every address of this machine."
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    "What the listener speaks; None for plain HTTP."
     stop_fd: int = 0
     "When this ends, the server stops."
 
@@ -121,7 +129,7 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
         routes = route_table(
             AgentsApi(service),
             Api(service, killing),
-            AdminApi(service, credentials, config.proxy_url),
+            AdminApi(service, credentials, config.proxy_url, config.proxy_anywhere),
             EventsApi(service),
             public,
         )
@@ -129,15 +137,28 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
         app = application(routes, Gatekeeper(service, config.local_proxy_key))
         runner = Runner(app, SHUTDOWN_S)
         await runner.setup()
-        site = web.SockSite(runner, socket.socket(fileno=config.listen_fd))
-        await site.start()
+        # Not aiohttp's SockSite: it gives a handshake a minute.
+        server = await asyncio.get_running_loop().create_server(
+            _factory(runner),
+            sock=socket.socket(fileno=config.listen_fd),
+            ssl=config.tls,
+            ssl_handshake_timeout=HANDSHAKE_S if config.tls else None,
+            backlog=BACKLOG,
+        )
         try:
             yield Running(service, killing, routes, app)
         finally:
+            server.close()
             service.hub.drop_links("the control server stops")
             await runner.cleanup()
             for task in tasks:
                 task.cancel()
+
+
+def _factory(runner: web.AppRunner) -> web.Server:
+    if runner.server is None:
+        raise RuntimeError("the runner has not been set up")
+    return runner.server
 
 
 def application(routes: list[Route], gatekeeper: Gatekeeper) -> web.Application:

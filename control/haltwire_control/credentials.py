@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
@@ -90,3 +91,13 @@ def proxy_url_of(base: str, selector: Selector, secret: str) -> str | None:
         return None
     parts = urlsplit(base)
     return f"{parts.scheme}://{Label(agent, selector.bound_instance)}:{secret}@{parts.netloc}"
+
+
+def called_by(base: str, host: str) -> str:
+    """The URL of a proxy that listens everywhere, with the host by which its caller has reached us; `host` is a header."""
+    match = _HOST.fullmatch(host)
+    port = urlsplit(base).port
+    return f"{urlsplit(base).scheme}://{match['host']}:{port}" if match and port else base
+
+
+_HOST = re.compile(r"(?P<host>[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")

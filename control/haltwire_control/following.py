@@ -132,6 +132,7 @@ class Following:
     def _use(self, peer: Peer, usage: Usage) -> None:
         service, moment = self._service, now()
         peer.connections = usage.connections
+        service.metrics.totals.use(peer.usage_key, usage.totals)
         fresh = service.ledger.use(peer.usage_key, usage.instances, peer.clock_offset, moment)
         events = [seen_event(instance) for instance in fresh]
         for m in usage.mismatches:

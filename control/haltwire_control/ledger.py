@@ -16,8 +16,13 @@ from haltwire.wire.selectors import Selector
 
 from haltwire_control.health import DEFAULT_INTERVAL_S, Signs, is_live
 
+INSTANCES_PER_TOKEN = 1000
+"""Live instances that one token's heartbeats may name: one not bound to an instance can invent any. By
+token, so that whoever fills it up locks out no other token of the same agent."""
 INSTANCES_PER_AGENT = 10_000
-"Live instances of one agent that heartbeats may name: a token not bound to an instance can invent any."
+"Instances of one agent that are kept, the live ones aside: who ended longest ago is dropped beyond them."
+INSTANCES_KEPT = 100_000
+"The same for all agents together, since a token for many agents can invent agents too."
 KEPT_FOR = timedelta(days=7)
 "How long an instance without any sign stays in the ledger."
 
@@ -39,6 +44,13 @@ class Traffic:
             self.bytes_up + other.bytes_up,
             self.bytes_down + other.bytes_down,
             self.connections + other.connections,
+        )
+
+    def is_before(self, other: Traffic) -> bool:
+        """Whether `other` may be what these totals have grown to."""
+        return all(
+            getattr(self, name) <= getattr(other, name)
+            for name in ("requests", "refused", "bytes_up", "bytes_down")
         )
 
 
@@ -90,7 +102,10 @@ class Instance:
 
 
 class TooManyInstancesError(Exception):
-    """A heartbeat names one more instance than an agent may have; the API answers 429."""
+    """A heartbeat names one more instance than its token may; the API answers 429."""
+
+
+_Name = tuple[AgentRef, str]
 
 
 class Ledger:
@@ -98,9 +113,15 @@ class Ledger:
 
     def __init__(self, instances: Iterable[Instance] = ()) -> None:
         self._agents: dict[AgentRef, dict[str, Instance]] = {}
-        self._changed: dict[tuple[AgentRef, str], Instance] = {}
+        self._changed: dict[_Name, Instance] = {}
+        self._dropped: set[_Name] = set()
+        "What the file still has and is to forget."
+        self._named: dict[str, dict[_Name, Instance]] = {}
+        "Whom the heartbeats of each token have named, by its id, since this process started."
+        self._count = 0
         for instance in instances:
             self._agents.setdefault(instance.agent, {})[instance.instance] = instance
+            self._count += 1
 
     @property
     def agents(self) -> tuple[AgentRef, ...]:
@@ -123,10 +144,19 @@ class Ledger:
             yield from instances.values()
 
     def beat(
-        self, agent: AgentRef, instance: str, beat: Beat, now: datetime
+        self,
+        agent: AgentRef,
+        instance: str,
+        beat: Beat,
+        now: datetime,
+        token_id: str | None = None,
     ) -> tuple[Instance, bool]:
-        """Note a heartbeat; the instance, and whether it was not known before."""
-        found, is_new = self._get(agent, instance, now, limited=True)
+        """Note a heartbeat; the instance, and whether it was not known before. None: a key's, which is trusted."""
+        if token_id is not None:
+            self._make_room(token_id, (agent, instance), now)
+        found, is_new = self._get(agent, instance, now)
+        if token_id is not None:
+            self._named[token_id][agent, instance] = found
         found.heartbeat_at = now
         found.declared_status = beat.status
         found.finished_at = now if beat.status == "finished" else None
@@ -156,6 +186,10 @@ class Ledger:
             totals = Traffic(
                 usage.requests, usage.refused, usage.bytes_up, usage.bytes_down, usage.connections
             )
+            before = found.traffic.get(proxy)
+            if before is not None and not before.is_before(totals):
+                # The proxy had forgotten a quiet instance and counts anew.
+                found.past += replace(before, connections=0)
             found.traffic = {**found.traffic, proxy: totals}
         return fresh
 
@@ -176,36 +210,78 @@ class Ledger:
         self._changed.clear()
         return changed
 
-    def put_back(self, instances: Iterable[Instance]) -> None:
+    def take_dropped(self) -> set[tuple[AgentRef, str]]:
+        """The instances dropped since the last call, and not known again."""
+        dropped, self._dropped = self._dropped, set()
+        return dropped
+
+    def put_back(self, instances: Iterable[Instance], dropped: Iterable[_Name] = ()) -> None:
         """The file did not take these; what has changed since then is newer."""
+        self._dropped.update(
+            name for name in dropped if name[1] not in self._agents.get(name[0], {})
+        )
         for old in instances:
             found = self._agents.get(old.agent, {}).get(old.instance)
             if found is not None:
                 self._changed[old.agent, old.instance] = found
 
     def forget(self, now: datetime) -> None:
-        """Drop from memory what has shown no sign for a long time."""
+        """Drop what has shown no sign for a long time."""
         for agent, instances in list(self._agents.items()):
             for name, instance in list(instances.items()):
-                last = instance.signs.last_at or instance.first_seen_at
-                if not instance.total.connections and now - last > KEPT_FOR:
-                    del instances[name]
-            if not instances:
-                del self._agents[agent]
+                if not instance.total.connections and now - _last_of(instance) > KEPT_FOR:
+                    self._drop(agent, name)
+        for token_id, named in list(self._named.items()):
+            _forget_ended(named, now)
+            if not named:
+                del self._named[token_id]
 
-    def _get(
-        self, agent: AgentRef, instance: str, now: datetime, *, limited: bool = False
-    ) -> tuple[Instance, bool]:
-        instances = self._agents.setdefault(agent, {})
+    def _get(self, agent: AgentRef, instance: str, now: datetime) -> tuple[Instance, bool]:
+        instances = self._agents.get(agent, {})
         found = instances.get(instance)
         is_new = found is None
         if found is None:
-            if limited and len(instances) >= INSTANCES_PER_AGENT:
-                live = sum(is_live(i.signs, now) for i in instances.values())
-                if live >= INSTANCES_PER_AGENT:
-                    raise TooManyInstancesError(
-                        f"{agent} has {live} live instances, which is as many as it may"
-                    )
-            found = instances[instance] = Instance(agent, instance, now)
+            if len(instances) >= INSTANCES_PER_AGENT:
+                self._drop_ended(instances.values(), INSTANCES_PER_AGENT // 10, now)
+            if self._count >= INSTANCES_KEPT:
+                self._drop_ended(self, INSTANCES_KEPT // 10, now)
+            found = Instance(agent, instance, now)
+            self._agents.setdefault(agent, {})[instance] = found
+            self._count += 1
+            self._dropped.discard((agent, instance))
         self._changed[agent, instance] = found
         return found, is_new
+
+    def _make_room(self, token_id: str, name: _Name, now: datetime) -> None:
+        named = self._named.setdefault(token_id, {})
+        if name in named or len(named) < INSTANCES_PER_TOKEN:
+            return
+        _forget_ended(named, now)
+        if len(named) >= INSTANCES_PER_TOKEN:
+            raise TooManyInstancesError(
+                f"this token has {len(named)} live instances, which is as many as it may"
+            )
+
+    def _drop_ended(self, among: Iterable[Instance], most: int, now: datetime) -> None:
+        # Many at once: all of them have to be looked at for one.
+        ended = sorted((one for one in among if not is_live(one.signs, now)), key=_last_of)
+        for one in ended[: max(1, most)]:
+            self._drop(one.agent, one.instance)
+
+    def _drop(self, agent: AgentRef, instance: str) -> None:
+        del self._agents[agent][instance]
+        if not self._agents[agent]:
+            del self._agents[agent]
+        self._count -= 1
+        self._changed.pop((agent, instance), None)
+        self._dropped.add((agent, instance))
+
+
+def _last_of(instance: Instance) -> datetime:
+    return instance.signs.last_at or instance.first_seen_at
+
+
+def _forget_ended(named: dict[_Name, Instance], now: datetime) -> None:
+    for name, instance in list(named.items()):
+        if not is_live(instance.signs, now):
+            del named[name]

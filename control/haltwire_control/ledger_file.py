@@ -91,16 +91,18 @@ class LedgerFile:
         """Write what has changed; keep it for the next time when the file does not take it."""
         if not self._may_write():
             return
-        changed = self.ledger.take_changed()
-        if not changed:
+        changed, dropped = self.ledger.take_changed(), self.ledger.take_dropped()
+        if not changed and not dropped:
             return
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._write, changed)
+            await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._write, changed, dropped
+            )
         except sqlite3.Error as error:
             if not self._fails:
                 log.error("the ledger takes no change: %s", error)
             self._fails = True
-            self.ledger.put_back(changed)
+            self.ledger.put_back(changed, dropped)
         else:
             self._fails = False
 
@@ -132,7 +134,9 @@ class LedgerFile:
         before = format_time(datetime.now(timezone.utc) - KEPT_FOR)
         self._connection.execute("DELETE FROM instances WHERE written_at < ?", (before,))
 
-    def _write(self, instances: Iterable[Instance]) -> None:
+    def _write(
+        self, instances: Iterable[Instance], dropped: Iterable[tuple[AgentRef, str]]
+    ) -> None:
         now = format_time(datetime.now(timezone.utc))
         rows = [_values_of(instance, now) for instance in instances]
         # In the log and in its place, in whole pages; a rollback would leave the log as long as it has become.
@@ -143,6 +147,10 @@ class LedgerFile:
         connection.execute("BEGIN IMMEDIATE")
         try:
             connection.executemany(_INSERT, rows)
+            connection.executemany(
+                "DELETE FROM instances WHERE agent_uri = ? AND instance = ?",
+                ((str(agent), instance) for agent, instance in dropped),
+            )
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:

@@ -1,19 +1,24 @@
-"""Credentials that did not fit, as audit events: the first of a kind at once, then their count once a minute."""
+"""Credentials that did not fit, as audit events: the first of a kind at once, then their count once a minute.
+
+Whoever can connect makes these rows, so their number is bounded: a minute adds at most
+`4 * KINDS_KEPT + 4` of them, whatever comes from wherever, and what is not told apart is counted together.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from haltwire.wire.names import AgentRef
+from haltwire.wire.names import AgentRef, source_of
 from haltwire.wire.selectors import Selector
 
 from haltwire_control.state import SYSTEM, NewEvent
 
 WINDOW = timedelta(minutes=1)
-KINDS_KEPT = 1000
-"Sources are whoever can connect; beyond this many at once they are counted together."
-_OTHERS = ("others", "several", None)
+KINDS_KEPT = 32
+"""Told apart at once, of those with a valid secret and again of those without one: 20 MB of audit log a
+day under an attack that never ends. So outsiders crowd out no insider who forges a name."""
+OTHERS = "others"
 
 Key = tuple[str, str, str | None]
 
@@ -34,15 +39,18 @@ class Mismatches:
         self, source: str, kind: str, agent: str | None, count: int, now: datetime
     ) -> NewEvent | None:
         """Count; the event to write at once, for the first within a window."""
-        key: Key = (source, kind, agent)
-        if key not in self._counts and len(self._counts) >= KINDS_KEPT:
-            key = _OTHERS
+        key: Key = (source_of(source), kind, agent)
+        if key not in self._counts and self._is_full(insider=agent is not None):
+            key = (OTHERS, "several", "several" if agent is not None else None)
         known = self._counts.get(key)
         if known is None:
             self._counts[key] = _Count(now, 0)
             return _event(key, count, now)
         self._counts[key] = replace(known, count=known.count + count)
         return None
+
+    def _is_full(self, *, insider: bool) -> bool:
+        return sum((agent is not None) is insider for _, _, agent in self._counts) >= KINDS_KEPT
 
     def due(self, now: datetime) -> list[NewEvent]:
         """The events of windows that are over."""

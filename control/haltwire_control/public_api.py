@@ -13,11 +13,15 @@ from haltwire_control.datadir import DataDirectory
 from haltwire_control.errors import ApiError
 from haltwire_control.following import Following
 from haltwire_control.link import connect
+from haltwire_control.metrics import CONTENT_TYPE
 from haltwire_control.service import Service
 from haltwire_control.store import StoreError
 
 PROVEN_FOR_S = 1.0
 "Everybody may ask whether the store works, so an answer is good for a while."
+
+MEASURED_FOR_S = 0.25
+"The same for numbers: of ten thousand orders they take a few milliseconds."
 
 
 class PublicApi:
@@ -27,7 +31,8 @@ class PublicApi:
         self._service = service
         self._following = following
         self._directory = directory
-        self._proven_at = float("-inf")
+        self._proven_at = self._measured_at = float("-inf")
+        self._measured = b""
         self.document: dict[str, Any] = {}
         "The OpenAPI document, once the routes are known."
 
@@ -52,6 +57,13 @@ class PublicApi:
                 raise _not_ready("the store takes no writes") from error
             self._proven_at = time.monotonic()
         return web.json_response({"ok": True})
+
+    async def metrics(self, _call: Call) -> web.Response:
+        """Numbers for Prometheus."""
+        moment = time.monotonic()
+        if moment - self._measured_at > MEASURED_FOR_S:
+            self._measured, self._measured_at = self._service.metrics.text(), moment
+        return web.Response(body=self._measured, headers={"Content-Type": CONTENT_TYPE})
 
     async def ca_certificate(self, _call: Call) -> web.Response:
         """Our CA."""

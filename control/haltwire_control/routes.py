@@ -241,6 +241,13 @@ def route_table(
         ),
         Route(
             "GET",
+            "/metrics",
+            public.metrics,
+            "Numbers for Prometheus; no names",
+            answer="text/plain",
+        ),
+        Route(
+            "GET",
             "/ca.pem",
             public.ca_certificate,
             "The CA that signs what proxies intercept",

@@ -22,6 +22,7 @@ from haltwire_control.deadlines import Deadlines
 from haltwire_control.hub import Hub, Peer
 from haltwire_control.in_force import InForce
 from haltwire_control.ledger import Ledger
+from haltwire_control.metrics import Metrics
 from haltwire_control.mismatches import Mismatches
 from haltwire_control.presence import this_machine
 from haltwire_control.state import Change, NewEvent, Order, ProxyRecord, State
@@ -54,6 +55,7 @@ class Service:
         self.store = store
         self.ledger = ledger
         self.hub = Hub(this_machine(), lease_ms, now, time.monotonic)
+        self.metrics = Metrics(self)
         self.mismatches = Mismatches()
         self.events = Bell()
         "Rings when there is a new event."
@@ -71,6 +73,16 @@ class Service:
         if self._in_force is None:
             self._in_force = InForce(self.state.orders)
         return self._in_force
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """The proxies that have not been seen to end."""
+        return self.hub.peers
+
+    @property
+    def store_failures(self) -> int:
+        """Changes that the store did not take."""
+        return self.store.failures
 
     async def run(self) -> None:
         """Do what nobody waits for, until cancelled. Everything spawned ends with it."""
@@ -108,6 +120,7 @@ class Service:
         if sum(self.deadlines.note(order, moment, clock) for order in orders):
             self.timed.ring()
         if change.events:
+            self.metrics.note(change.events)
             self.events.ring()
 
     def stored(self, kill_ids: frozenset[str]) -> None:
@@ -143,7 +156,9 @@ class Service:
         """Have the seen end of a proxy stored."""
         try:
             await self.store.commit(partial(access.end_proxy, proxy=peer.record, now=now()))
-            self.ledger.end_proxies(p.usage_key for p in self.hub.peers)
+            alive = [p.usage_key for p in self.hub.peers]
+            self.ledger.end_proxies(alive)
+            self.metrics.totals.end(alive)
         finally:
             self._ending.discard(peer)
 

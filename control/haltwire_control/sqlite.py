@@ -72,6 +72,7 @@ class SqliteStore(SqliteReader):
                     f"{path} cannot be used ({error}): restore it from a backup, or choose another --data-dir"
                 ) from error
             raise
+        self.failures = 0
         self._jobs = Jobs()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._blocked_until = 0.0
@@ -190,6 +191,7 @@ class SqliteStore(SqliteReader):
         if self.reserve.is_full and not job.urgent:
             job.error = StoreFullError()
             return
+        self.failures += 1
         self.problem = problem_of(error)
         log.error("the store takes no change: %s (%s)", self.problem, error)
         if job.fallback is None:

@@ -84,6 +84,8 @@ class Listener(Protocol):
 class Store(Protocol):
     """State, events and receipts on disk."""
 
+    failures: int
+    "Changes that could not be written, since the start."
     problem: str
     "Why the latest urgent change could not be stored, in words that a caller may read; empty once one was."
 

@@ -7,7 +7,6 @@ was settled at the door and hangs on the client connection.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -15,13 +14,15 @@ from dataclasses import dataclass
 from haltwire.wire.refusals import Refusal
 from mitmproxy import http, tcp
 
+from haltwire_proxy import overload
 from haltwire_proxy.agent_api import HOST, AgentApi
-from haltwire_proxy.connections import Connection, Exchange, Side
-from haltwire_proxy.destinations import canonical_host, parse_authority
+from haltwire_proxy.connections import Connection
 from haltwire_proxy.enforcer import Enforcer, failed
+from haltwire_proxy.exchanges import Exchange, Side
 from haltwire_proxy.gate import Held
-from haltwire_proxy.head import has_control
-from haltwire_proxy.identity import agrees, is_ours
+from haltwire_proxy.hops import forwarded
+from haltwire_proxy.identity import agrees
+from haltwire_proxy.one_authority import another_sni
 
 log = logging.getLogger(__name__)
 _REFUSAL = "haltwire.refusal"
@@ -30,12 +31,27 @@ _ANSWERED = "haltwire.answered"
 _KEEPS = "haltwire.keeps"
 _AGENT_API = "haltwire.agent_api"
 _WAIT = "haltwire.wait"
+_WRONG = "haltwire.wrong"
+MISMATCHES = frozenset(
+    {
+        "proxy_credentials_invalid",
+        "identity_mismatch",
+        "identity_switched",
+        "authority_mismatch",
+    }
+)
+"Refusals of a later request that are audited."
 
 
 def refusal_of(flow: http.HTTPFlow) -> Refusal | None:
     """Why the flow is refused, or None."""
     refusal = flow.metadata.get(_REFUSAL)
     return refusal if isinstance(refusal, Refusal) else None
+
+
+def note_wrong(flow: http.HTTPFlow, refusal: Refusal) -> None:
+    """Note what is wrong with the flow's request as such, before the hooks run."""
+    flow.metadata[_WRONG] = refusal
 
 
 def refusal_response(refusal: Refusal, *, body: bool = True) -> http.Response:
@@ -81,9 +97,9 @@ class Addon:
 
         What is returned is awaited before it goes on: it waits for a hold to end.
         """
-        if flow.error is not None:
-            return None  # mitmproxy found no valid request in it, and says so
         decision = self._decide(flow)
+        if not isinstance(decision, Refusal) and _AGENT_API not in flow.metadata:
+            decision = overload.request(self._enforcer, _owner(flow)) or decision
         if isinstance(decision, Held):
             flow.metadata[_WAIT] = wait = _Wait()
             return self._wait(flow, wait)
@@ -96,7 +112,7 @@ class Addon:
             return self._call(flow)
         trailers = flow.request.trailers
         if trailers is not None:
-            trailers.fields = tuple(field for field in trailers.fields if not is_ours(field[0]))
+            trailers.fields = forwarded(trailers.fields)
         exchange = flow.metadata.get(_EXCHANGE)
         if exchange is not None:
             exchange.request_complete = True
@@ -107,6 +123,13 @@ class Addon:
         """A response head has been read: pass the body on as it comes."""
         exchange = flow.metadata.get(_EXCHANGE)
         if exchange is not None and flow.response is not None:
+            limit = overload.head(self._enforcer.limits, flow.response.headers.fields)
+            if limit is not None:
+                self._enforcer.tallies.count(f"limit.{limit}")
+                flow.metadata[_REFUSAL] = Refusal(
+                    "upstream_unreachable", f"{flow.request.host} sent too large a response head."
+                )
+                return
             exchange.answered_at = self._enforcer.now()
             flow.response.stream = self._answering(exchange)
             flow.response.headers.pop("alt-svc", None)  # HTTP/3 would go around us
@@ -155,6 +178,8 @@ class Addon:
         # Everything is judged again afterwards: orders, tokens and the connection may all have changed.
         owned, connections = _owner(flow), self._enforcer.connections
         wait.task = asyncio.current_task()
+        load = owned.load
+        load.requests += 1
         decision: Refusal | Held | None = None
         try:
             while not wait.given_up:
@@ -170,6 +195,8 @@ class Addon:
         except Exception:
             log.exception("a held request failed")
             decision = failed()
+        finally:
+            load.requests -= 1
         wait.task = None
         if not wait.given_up:
             self._settle(flow, decision)
@@ -186,16 +213,18 @@ class Addon:
     def _settle(self, flow: http.HTTPFlow, decision: Refusal | Held | None) -> None:
         owned, request = _owner(flow), flow.request
         if decision is not None:
+            refusal = decision if isinstance(decision, Refusal) else failed()
             owned.tally.refused += 1
             self._enforcer.tallies.touch(owned.tally)
-            flow.metadata[_REFUSAL] = decision if isinstance(decision, Refusal) else failed()
+            self._enforcer.tallies.count(f"refused.{refusal.code}")
+            flow.metadata[_REFUSAL] = refusal
+            self._note_mismatch(flow, refusal)
             return
         if _AGENT_API in flow.metadata:
             return
-        request.headers.fields = tuple(
-            field for field in request.headers.fields if not is_ours(field[0])
-        )
+        request.headers.fields = forwarded(request.headers.fields)
         owned.tally.requests += 1
+        self._enforcer.tallies.count("requests")
         self._enforcer.tallies.touch(owned.tally)
         exchange = Exchange(
             method=request.method,
@@ -203,9 +232,16 @@ class Addon:
             path=request.path.partition("?")[0].partition("#")[0],
             started_at=self._enforcer.now(),
         )
-        owned.exchanges.append(exchange)
+        owned.begin(exchange)
         flow.metadata[_EXCHANGE] = exchange
         request.stream = _sending(exchange)
+
+    def _note_mismatch(self, flow: http.HTTPFlow, refusal: Refusal) -> None:
+        # As at the door: who holds one secret may not try others in the shelter of its connection.
+        if refusal.code in MISMATCHES:
+            agent_uri = str(_owner(flow).identity.agent)
+            source = flow.client_conn.peername[0]
+            self._enforcer.tallies.mismatch(source, refusal.code, agent_uri)
 
     def _judge(self, flow: http.HTTPFlow) -> Refusal | Held | None:
         owned, request = _owner(flow), flow.request
@@ -213,15 +249,22 @@ class Addon:
         if tokens is None or owned.severed:
             return failed()
         fields = request.headers.fields
-        refusal = _malformed(request) or agrees(
+        limit = overload.head(self._enforcer.limits, fields, request.data.path)
+        if limit is not None:
+            return overload.exceeded(limit, self._enforcer.tallies)
+        wrong: Refusal | None = flow.metadata.get(_WRONG)
+        misdirected = another_sni(flow.client_conn.sni, owned.host)
+        if wrong is not None and wrong.code != "authority_mismatch" and misdirected is None:
+            return wrong
+        refusal = agrees(
             fields,
             owned.identity,
             tokens,
             flow.client_conn.peername[0],
             credentials_required=owned.kind == "plain",
         )
-        if refusal is None and owned.kind == "plain" and _host(request) == HOST:
-            if (request.scheme, request.port) != ("http", 80):
+        if refusal is None and owned.kind == "plain" and request.host == HOST and wrong is None:
+            if request.port != 80:
                 return Refusal("destination_denied", f"Use http://{HOST}/, without TLS.")
             flow.metadata[_AGENT_API] = True
             return None
@@ -230,7 +273,7 @@ class Addon:
         decision = self._enforcer.decide(owned.identity)
         if isinstance(decision, Refusal):
             return decision
-        return _another_host(request) or _another_sni(flow) or decision
+        return misdirected or wrong or decision
 
     def _answering(self, exchange: Exchange) -> Callable[[bytes], bytes]:
         def count(data: bytes) -> bytes:
@@ -288,9 +331,8 @@ def complete(flow: http.HTTPFlow) -> None:
 def end(flow: http.HTTPFlow) -> None:
     """Nothing of the flow's request or response is under way any more. Idempotent."""
     exchange = flow.metadata.get(_EXCHANGE)
-    exchanges = _owner(flow).exchanges
-    if exchange in exchanges:
-        exchanges.remove(exchange)
+    if exchange is not None:
+        _owner(flow).finish(exchange)
 
 
 def _owner(flow: http.HTTPFlow) -> Connection:
@@ -298,46 +340,6 @@ def _owner(flow: http.HTTPFlow) -> Connection:
     if not isinstance(owned, Connection):
         raise TypeError("a flow without an owner")
     return owned
-
-
-def _malformed(request: http.Request) -> Refusal | None:
-    data = request.data
-    parts = (part for field in request.headers.fields for part in field)
-    if has_control(data.method, data.path, data.authority, *parts):
-        return Refusal("malformed_request", "A control character in the request head.")
-    return None
-
-
-def _another_host(request: http.Request) -> Refusal | None:
-    if request.scheme not in ("http", "https"):
-        return Refusal("malformed_request", "Only http and https requests can be read here.")
-    named = request.headers.get_all("host") or ([request.authority] if request.authority else [])
-    for text in named:
-        try:
-            host, _ = parse_authority(text, request.port)
-        except ValueError:
-            return Refusal("authority_mismatch", "The Host header is no host.")
-        if host != _host(request):
-            return Refusal(
-                "authority_mismatch", "The Host header names another host than the request."
-            )
-    return None
-
-
-def _host(request: http.Request) -> str | None:
-    try:
-        return canonical_host(request.host)
-    except ValueError:
-        return None
-
-
-def _another_sni(flow: http.HTTPFlow) -> Refusal | None:
-    # mitmproxy would go on to name this host to the upstream, and trust its certificate for it.
-    named = flow.client_conn.sni
-    with contextlib.suppress(ValueError):
-        if not named or canonical_host(named) == _host(flow.request):
-            return None
-    return Refusal("authority_mismatch", "The TLS handshake names another host than the request.")
 
 
 def _sending(exchange: Exchange) -> Callable[[bytes], bytes]:

@@ -7,8 +7,6 @@ server judges them as it would a direct call. Operator calls do not exist here.
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -17,11 +15,12 @@ import aiohttp
 import httptools
 from haltwire.wire.refusals import Refusal
 
+from haltwire_proxy.enforcer import failed
+from haltwire_proxy.faults import FailClosed
 from haltwire_proxy.identity import Identity
 from haltwire_proxy.refuse import response_bytes
 from haltwire_proxy.transport import close_gracefully
 
-log = logging.getLogger(__name__)
 HOST = "haltwire.internal"
 MAX_BODY_BYTES = 1024 * 1024
 SESSION_TIMEOUT_S = 30.0
@@ -110,6 +109,7 @@ class AgentApiSession(asyncio.Protocol):
     """One call on a connection of its own: read whole, answered, closed."""
 
     def __init__(self, api: AgentApi, identity: Identity) -> None:
+        self.agent = identity.agent
         self._api = api
         self._identity = identity
         self._transport: asyncio.Transport | None = None
@@ -131,10 +131,13 @@ class AgentApiSession(asyncio.Protocol):
         """Bytes of the call; anything behind it is dropped."""
         if self._done:
             return
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._refuse(Refusal("malformed_request", "That is not an HTTP/1.1 request."))
+        with FailClosed("the agent API failed", self._fail):
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserCallbackError as fault:
+                raise RuntimeError("a call could not be collected") from fault  # our own doing
+            except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+                self._refuse(Refusal("malformed_request", "That is not an HTTP/1.1 request."))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
@@ -188,17 +191,25 @@ class AgentApiSession(asyncio.Protocol):
         self._task = loop.create_task(self._answer(method, target), name="agent api")
 
     async def _answer(self, method: str, path: str) -> None:
-        try:
+        with FailClosed("the agent API failed", self._fail):
             answer = await self._api.answer(self._identity, method, path, bytes(self._body))
-        except Exception:
-            log.exception("the agent API failed")
-            answer = Answer(503, "application/json", json.dumps({"error": "failed"}).encode())
-        if self._transport is not None:
-            self._transport.write(answer.to_bytes(head=method == "HEAD"))
-            self.close()
+            self._send(answer.to_bytes(head=method == "HEAD"))
+
+    def _fail(self) -> None:
+        with FailClosed("a fault could not be answered", self._abort):
+            self._refuse(failed())
 
     def _refuse(self, refusal: Refusal) -> None:
         self._done = True
+        self._send(response_bytes(refusal, close=True))
+
+    def _send(self, answer: bytes) -> None:
         if self._transport is not None:
-            self._transport.write(response_bytes(refusal, close=True))
-            self.close()
+            # Whatever fails from here on, no second answer may follow this one.
+            with FailClosed("an answer could not be sent", self._abort):
+                self._transport.write(answer)
+                self.close()
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 BASENAME = "haltwire"
@@ -45,10 +45,10 @@ def ensure_ca(data_dir: Path) -> Path:
         with _locked(private / ".lock"):
             store = private / f"{BASENAME}-ca.pem"
             if not store.exists():
-                _write(store, _new_ca(datetime.now(timezone.utc)), 0o600)
+                write_whole(store, _new_ca(datetime.now(timezone.utc)), 0o600)
             store.chmod(0o600)
             _ensure_dh_parameters(private)
-            certificate = _certificate_in(store)
+            _, certificate = read_authority(store)
             pem = certificate.public_bytes(serialization.Encoding.PEM)
             _write_if_other(public / "ca.pem", pem)
             roots = _system_roots()
@@ -119,12 +119,16 @@ def _new_ca(now: datetime) -> bytes:
     ) + certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def _certificate_in(store: Path) -> x509.Certificate:
-    """The CA's certificate, after making sure that it can sign and has not run out."""
+def read_authority(
+    store: Path,
+) -> tuple[ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, x509.Certificate]:
+    """The CA's key and certificate, after making sure that it can sign and has not run out."""
     pem = store.read_bytes()
     try:
         key = serialization.load_pem_private_key(pem, password=None)
         certificate = x509.load_pem_x509_certificate(pem)
+        if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
+            raise TypeError("its key is neither of an elliptic curve nor RSA")
         if key.public_key() != certificate.public_key():
             raise ValueError("the key is not that of the certificate")
         if not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
@@ -136,7 +140,7 @@ def _certificate_in(store: Path) -> x509.Certificate:
             f"the certificate authority in {store} cannot be used ({error}): restore it from a"
             f" backup, or remove {store.parent} to make a new one that all clients must trust anew"
         ) from error
-    return certificate
+    return key, certificate
 
 
 def _ensure_dh_parameters(private: Path) -> None:
@@ -145,7 +149,7 @@ def _ensure_dh_parameters(private: Path) -> None:
     if not path.exists():
         from mitmproxy.certs import DEFAULT_DHPARAM  # takes a while to import, and needed only once
 
-        _write(path, DEFAULT_DHPARAM, 0o600)
+        write_whole(path, DEFAULT_DHPARAM, 0o600)
 
 
 def _system_roots() -> bytes:
@@ -182,11 +186,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _write_if_other(path: Path, content: bytes) -> None:
     if not path.is_file() or path.read_bytes() != content:
-        _write(path, content, 0o644)
+        write_whole(path, content, 0o644)
     path.chmod(0o644)
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
+def write_whole(path: Path, content: bytes, mode: int) -> None:
     """Replace a file at once and for good: never half of it, also after a power cut."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

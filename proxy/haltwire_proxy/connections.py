@@ -13,64 +13,18 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
 
 from haltwire.wire.names import AgentRef
 from haltwire.wire.receipts import InFlight
 
 from haltwire_proxy import sever
+from haltwire_proxy.exchanges import Exchange, Load, Side, exchange_facts
 from haltwire_proxy.identity import Identity
 from haltwire_proxy.tally import Tallies, Tally
 
 log = logging.getLogger(__name__)
 LOOKED_AT = 500
 "Held connections that one look asks the kernel about: the loop has kills to apply."
-
-
-class Side(Protocol):
-    """One socket of a connection."""
-
-    written: int
-    "Bytes taken for it so far, those that still wait here included."
-
-    def fileno(self) -> int:
-        """Its descriptor, -1 when it is closed."""
-
-    def unwritten(self) -> int:
-        """Bytes that wait in our own buffer."""
-
-    def abort(self) -> None:
-        """Close it now and drop what is buffered."""
-
-    def freeze(self) -> None:
-        """Read nothing more, and keep what is to be written. Idempotent."""
-
-    def thaw(self) -> None:
-        """Write what was kept, in its order, and read again. Idempotent."""
-
-
-@dataclass(slots=True, eq=False)
-class Exchange:
-    """One request and its response on an inspected connection."""
-
-    method: str
-    host: str
-    path: str | None
-    started_at: datetime
-    upstream: Side | None = None
-    upstream_start: int = 0
-    "What `upstream` had been given when this request began."
-    upstream_end: int | None = None
-    "What it had been given with the end of this request: over HTTP/2 others go on behind that."
-    bytes_up: int = 0
-    bytes_down: int = 0
-    request_complete: bool = False
-    answered_at: datetime | None = None
-    "When the last part of the response was about to be passed on."
-    upgraded: bool = False
-    "Whether it has become a WebSocket or the like: then nobody knows where a request ends."
-    held: Callable[[], int | None] = lambda: 0
-    "Bytes of it that are kept back for an HTTP/2 window; None while `upstream` has not let it begin."
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +39,8 @@ class Connection:
     host: str
     opened_at: datetime
     client: Side
+    load: Load = field(default_factory=Load)
+    "Its agent's while it is registered; afterwards nobody's."
     upstreams: list[Side] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     "Dials and handlers in progress: cancelled by a cut."
@@ -106,6 +62,17 @@ class Connection:
     "Tasks that a freeze interrupts, and whether it has: what they were opening is opened anew afterwards."
     on_freeze: list[Callable[[], None]] = field(default_factory=list)
 
+    def begin(self, exchange: Exchange) -> None:
+        """A request is under way."""
+        self.exchanges.append(exchange)
+        self.load.requests += 1
+
+    def finish(self, exchange: Exchange) -> None:
+        """It no longer is. Idempotent."""
+        if exchange in self.exchanges:
+            self.exchanges.remove(exchange)
+            self.load.requests -= 1
+
     @property
     def is_busy(self) -> bool:
         """Whether bytes may be on their way: of an idle one only the next request matters."""
@@ -115,7 +82,7 @@ class Connection:
         """What was in flight, asked of the kernel before anything is reset."""
         if self.kind == "tunnel":
             return (self._tunnel_facts(),)
-        return tuple(_exchange_facts(exchange) for exchange in self.exchanges)
+        return tuple(exchange_facts(exchange) for exchange in self.exchanges)
 
     def _tunnel_facts(self) -> InFlight:
         acknowledged = None
@@ -136,39 +103,6 @@ class Connection:
         )
 
 
-def _exchange_facts(exchange: Exchange) -> InFlight:
-    side, held = exchange.upstream, exchange.held()
-    acked: int | None = 0
-    sent = "none"
-    if side is not None and held is not None and side.written > exchange.upstream_start:
-        queued = sever.queued(side.fileno())
-        if queued is None or exchange.upgraded:
-            sent, acked = "unknown", None
-        else:
-            waiting = side.unwritten()
-            arrived = side.written - waiting - queued.unacknowledged
-            left_here = side.written - waiting - queued.unsent
-            # TLS makes the queue longer than the body bytes in it, so this never says too much.
-            acked = max(0, exchange.bytes_up - held - waiting - queued.unacknowledged)
-            end = side.written if exchange.upstream_end is None else exchange.upstream_end
-            if exchange.request_complete and not held and arrived >= end:
-                sent, acked = "whole", exchange.bytes_up
-            elif arrived > exchange.upstream_start:
-                sent = "partly"
-            elif left_here > exchange.upstream_start:
-                sent = "unknown"
-    return InFlight(
-        method=exchange.method,
-        host=exchange.host,
-        path=exchange.path,
-        started_at=exchange.started_at,
-        bytes_up=exchange.bytes_up,
-        bytes_up_acked=acked,
-        bytes_down=exchange.bytes_down,
-        sent=sent,
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Cut:
     """One severed connection: whose it was, and what was in flight on it."""
@@ -185,6 +119,7 @@ class Connections:
         self._tallies = tallies
         self._now = now
         self._by_agent: dict[AgentRef, set[Connection]] = {}
+        self._loads: dict[AgentRef, Load] = {}
         self._numbers = itertools.count(1)
         self.count = 0
         self.held: dict[Connection, None] = {}
@@ -196,8 +131,10 @@ class Connections:
     def register(self, identity: Identity, kind: str, host: str, client: Side) -> Connection:
         """Note a connection; nothing may be awaited between the gate's decision and this call."""
         now = self._now()
-        tally = self._tallies.seen(identity.agent, identity.instance, now)
-        connection = Connection(next(self._numbers), identity, tally, kind, host, now, client)
+        tally = self._tallies.seen(identity.token_id, identity.agent, identity.instance, now)
+        load = self._loads.setdefault(identity.agent, Load())
+        load.connections += 1
+        connection = Connection(next(self._numbers), identity, tally, kind, host, now, client, load)
         self._by_agent.setdefault(identity.agent, set()).add(connection)
         tally.connections += 1
         self.count += 1
@@ -209,15 +146,25 @@ class Connections:
         if owned is None or connection not in owned:
             return
         owned.remove(connection)
+        load = connection.load
+        load.connections -= 1
+        load.requests -= len(connection.exchanges)
+        connection.load = Load(requests=len(connection.exchanges))
         if not owned:
             del self._by_agent[connection.identity.agent]
+            del self._loads[connection.identity.agent]
         connection.tally.connections -= 1
+        connection.tally.last_seen_at = self._now()
         self.count -= 1
         self._tallies.touch(connection.tally)
         if connection in self.held:
             del self.held[connection]
             if not connection.severed:
                 self._lose(connection)
+
+    def load_of(self, agent: AgentRef) -> Load:
+        """What the agent has under way."""
+        return self._loads.get(agent) or Load()
 
     def matching(
         self, agents: Callable[[AgentRef], bool], one: Callable[[Connection], bool]
@@ -315,7 +262,10 @@ class Connections:
                 task.cancel()
             for side in (*connection.upstreams, connection.client):
                 _abort(side)
-            self.forget(connection)
+            try:
+                self.forget(connection)
+            except Exception:
+                log.exception("a connection that was cut could not be forgotten")
 
     def _lose(self, connection: Connection) -> None:
         if not connection.lost and (connection.is_busy or connection.waiters):

@@ -309,7 +309,7 @@ class _Judge(asyncio.Protocol):
         "Set when `protocol` has it."
         self.is_other = False
         "Whether it was another address that answered."
-        self.fault: Exception | None = None
+        self.fault: BaseException | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Pass it on when it is connected to what was checked."""
@@ -321,7 +321,7 @@ class _Judge(asyncio.Protocol):
                 self._protocol.connection_made(upstream)
             else:
                 upstream.abort()
-        except Exception as error:
+        except BaseException as error:
             self.fault = error
             upstream.abort()
 

@@ -9,57 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import cast
 
 from haltwire.wire.refusals import Refusal
 
-from haltwire_proxy import sever
+from haltwire_proxy import overload, sever
+from haltwire_proxy.admission import Admitted, Turned, admit
 from haltwire_proxy.agent_api import HOST as AGENT_API_HOST
-from haltwire_proxy.agent_api import AgentApi
 from haltwire_proxy.clienthello import Greeting
 from haltwire_proxy.connections import Connection
-from haltwire_proxy.destinations import Dialer, parse_authority
-from haltwire_proxy.enforcer import Enforcer, HeldUpError, failed
-from haltwire_proxy.head import END_OF_HEAD, MAX_HEAD_BYTES, Head, first_byte_fits, parse_head
-from haltwire_proxy.identity import Identity, identify
-from haltwire_proxy.inspector import Inspector
-from haltwire_proxy.refuse import RefusalRate, response_bytes
+from haltwire_proxy.enforcer import HeldUpError, failed
+from haltwire_proxy.faults import FailClosed
+from haltwire_proxy.head import END_OF_HEAD, Head, end_of_head, first_byte_fits, parse_head
+from haltwire_proxy.identity import Identity
+from haltwire_proxy.refuse import response_bytes
+from haltwire_proxy.services import Services
+from haltwire_proxy.tls_door import upgrade
 from haltwire_proxy.transport import close_gracefully, raw_socket
 from haltwire_proxy.tunnel import TunnelEnd
 
-log = logging.getLogger(__name__)
-HEAD_TIMEOUT_S = 30.0
 LINGER_S = 2.0
 "How long a refused client may go on sending before it is cut off: an early reset would eat our answer."
 MAX_EARLY_BYTES = 64 * 1024
 MAX_CHALLENGES = 3
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
-
-
-@dataclass(slots=True)
-class Services:
-    """What every door needs; made once per worker."""
-
-    enforcer: Enforcer
-    dialer: Dialer
-    inspector: Inspector
-    agent_api: AgentApi
-    tls: str
-    tunnel_hosts: tuple[str, ...]
-    rate: RefusalRate = field(default_factory=RefusalRate)
-    doors: set[Door] = field(default_factory=set)
-    closed: bool = False
-    "Whether this worker stops: what was accepted a moment ago is not served any more."
-
-    def intercepts(self, identity: Identity, host: str) -> bool:
-        """Whether this agent's traffic to this host is read inside TLS."""
-        if any(fnmatchcase(host, pattern) for pattern in self.tunnel_hosts):
-            return False
-        return (identity.tls or self.tls) == "intercept"
 
 
 class Door(asyncio.Protocol):
@@ -82,27 +56,28 @@ class Door(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self._transport = cast("asyncio.Transport", transport)
-        # A client that has reset the connection already has no name any more under uvloop.
-        peer = transport.get_extra_info("peername")
-        if self._services.closed or not peer:
-            self._on_data = None
-            self._transport.abort()
-            return
-        sever.arm(raw_socket(transport))
-        self._peer = peer[0]
-        self._services.doors.add(self)
-        self._wait(HEAD_TIMEOUT_S)
+        with FailClosed("a connection could not be begun", self._transport.abort):
+            # A client that has reset the connection already has no name any more under uvloop.
+            peer = transport.get_extra_info("peername")
+            if self._services.closed or not peer:
+                self._on_data = None
+                self._transport.abort()
+                return
+            sever.arm(raw_socket(transport))
+            self._peer = peer[0]
+            self._services.doors.add(self)
+            self._wait(self._services.enforcer.limits.head_s)
+            if not self._services.overload.lobby.enter(self, self._peer, self.fileno()):
+                self._refuse(self._services.overload.refuse("connections"))
+                self._end()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a head, or early bytes behind one."""
         if self._on_data is None:
             return
         self._buffer += data
-        try:
+        with FailClosed("the door failed", self._fail):
             self._on_data()
-        except Exception:
-            log.exception("the door failed")
-            self._refuse(failed())
 
     def eof_received(self) -> bool:
         """A client that stops sending before its request is served wants nothing more."""
@@ -111,12 +86,19 @@ class Door(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._transport = None
-        self._stop_waiting()
         self._services.doors.discard(self)
         if self._task is not None:
             self._task.cancel()
         if self._connection is not None:
             self._services.enforcer.connections.forget(self._connection)
+        self._services.overload.lobby.leave(self, self._peer)
+        self._stop_waiting()
+
+    def make_way(self, limit: str) -> None:
+        """Nothing is known of this client, and others need the room (see lobby.Guest)."""
+        if self._on_data is not None:
+            self._refuse(self._services.overload.refuse(limit))
+        self._end()
 
     # One side of a registered connection, until a tunnel end takes over (see connections.Side).
 
@@ -140,18 +122,25 @@ class Door(asyncio.Protocol):
 
     def _read_head(self) -> None:
         if not first_byte_fits(self._buffer):
+            assert self._transport is not None
+            encrypted = upgrade(self._transport, self, self._services.listener_tls, self._buffer)
+            if encrypted is not None:
+                self._transport = encrypted
+                return self._buffer.clear()
             return self._refuse(
                 Refusal(
                     "malformed_request", "This port speaks HTTP/1.1 as a proxy; that was not HTTP."
                 )
             )
-        end = self._buffer.find(END_OF_HEAD)
-        if end < 0 and len(self._buffer) <= MAX_HEAD_BYTES:
+        limits = self._services.enforcer.limits
+        try:
+            end = end_of_head(self._buffer)
+        except ValueError as error:
+            return self._refuse(Refusal("malformed_request", f"{error}."))
+        if end < 0 and len(self._buffer) <= limits.head_bytes:
             return None
-        if end < 0 or end > MAX_HEAD_BYTES:
-            return self._refuse(
-                Refusal("headers_too_large", "The request head is larger than 64 KiB.")
-            )
+        if end < 0 or end > limits.head_bytes:
+            return self._refuse(self._services.overload.refuse("head_bytes"))
         raw = bytes(self._buffer[: end + len(END_OF_HEAD)])
         try:
             head = parse_head(raw)
@@ -159,43 +148,28 @@ class Door(asyncio.Protocol):
             return self._refuse(Refusal("malformed_request", f"{error}."))
         del self._buffer[: len(raw)]
         self._stop_waiting()
+        if len(head.headers) > limits.head_fields:
+            return self._refuse(self._services.overload.refuse("head_fields"))
         return self._admit(head, raw)
 
     def _admit(self, head: Head, raw: bytes) -> None:
         services = self._services
         self._is_head = head.method == "HEAD"
-        tokens = services.enforcer.tokens
-        if tokens is None:
-            return self._refuse(
-                Refusal("enforcement_unknown", "The proxy has no word yet on who may pass.")
-            )
-        identity = identify(head.headers, tokens, self._peer)
-        if isinstance(identity, Refusal):
-            return self._reject(identity, head)
-        connect = head.method == "CONNECT"
-        try:
-            host, port = _destination(head.target, connect=connect)
-        except ValueError as error:
-            return self._refuse(Refusal("malformed_request", f"{error}."), identity)
-        if host == AGENT_API_HOST:
-            return self._serve_agent_api(raw, identity, port, connect=connect)
-        decision = services.enforcer.decide(identity)
-        inspect = not connect or services.intercepts(identity, host)
-        if isinstance(decision, Refusal):
-            inside = connect and inspect and decision.kill is not None
-            if not inside or services.rate.exceeded(identity.agent):
-                return self._refuse(decision, identity)
-        elif connect and inspect:
-            # Before our 200: behind it, a protocol that is not HTTP could only be cut off.
-            denied = services.dialer.rules.check_name(host, port, connect=True)
-            if denied is not None:
-                return self._refuse(denied, identity)
+        asked = admit(services, head, self._peer)
+        if isinstance(asked, Turned):
+            if asked.of_credentials:
+                return self._reject(asked.refusal, head)
+            return self._refuse(asked.refusal, asked.identity)
+        if asked.agent_api:
+            return self._serve_agent_api(raw, asked)
+        services.overload.lobby.leave(self, self._peer)
+        host, port = asked.host, asked.port
         connection = services.enforcer.connections.register(
-            identity, "inspected" if connect else "plain", host, self
+            asked.identity, "inspected" if asked.connect else "plain", host, self
         )
         self._connection = connection
-        if inspect:
-            return self._hand_over(connection, (host, port) if connect else None, raw)
+        if asked.inspect:
+            return self._hand_over(connection, (host, port) if asked.connect else None, raw)
         connection.kind = "tunnel"
         self._on_data = self._hold_early
         self._hold_early()
@@ -216,12 +190,10 @@ class Door(asyncio.Protocol):
         self._connection = None
         if destination:
             transport.write(ESTABLISHED)
-        try:
+        cut = self._services.enforcer.connections.cut
+        # Nobody knows then whose the transport is: it ends, and with it what was registered.
+        with FailClosed("a connection could not be handed over", lambda: cut([connection])):
             self._services.inspector.adopt(transport, connection, destination, early)
-        except Exception:
-            # Nobody knows whose the transport is now: it ends, and with it what was registered.
-            log.exception("a connection could not be handed over")
-            self._services.enforcer.connections.cut([connection])
 
     def _hold_early(self) -> None:
         # Nothing goes upstream before our 200; what the client sends ahead of it waits, bounded.
@@ -230,7 +202,7 @@ class Door(asyncio.Protocol):
 
     async def _open(self, connection: Connection, host: str, port: int) -> None:
         # What a hold interrupts is begun anew: nothing has gone to the upstream yet.
-        try:
+        with FailClosed("a tunnel could not be opened", self._fail):
             while self._connection is connection:
                 refusal = await self._services.enforcer.admission(connection)
                 if refusal is None:
@@ -238,9 +210,6 @@ class Door(asyncio.Protocol):
                         refusal = await self._dial(connection, host, port)
                 if refusal is not None:
                     self._refuse(refusal, connection.identity)
-        except Exception:
-            log.exception("a tunnel could not be opened")
-            self._refuse(failed(), connection.identity)
 
     async def _dial(self, connection: Connection, host: str, port: int) -> Refusal | None:
         services = self._services
@@ -269,12 +238,14 @@ class Door(asyncio.Protocol):
             up.abort()
             return
         decision = self._services.enforcer.decide(connection.identity)
+        decision = decision or overload.upstream(self._services.enforcer, up.fileno())
         if decision is not None:
             up.abort()
             if isinstance(decision, Refusal):
                 self._refuse(decision, connection.identity)
             return
         connection.tally.requests += 1
+        self._services.enforcer.tallies.count("requests")
         connection.tally.tunnelled = True
         connection.upstreams.append(up)
         connection.tasks.clear()
@@ -292,16 +263,21 @@ class Door(asyncio.Protocol):
             transport.resume_reading()  # first: a slow upstream may pause it with these very bytes
             down.data_received(early)
 
-    def _serve_agent_api(self, raw: bytes, identity: Identity, port: int, *, connect: bool) -> None:
-        if port != 80:
+    def _serve_agent_api(self, raw: bytes, asked: Admitted) -> None:
+        identity, connect = asked.identity, asked.connect
+        if asked.port != 80:
             return self._refuse(
                 Refusal("destination_denied", f"Use http://{AGENT_API_HOST}/, without TLS."),
                 identity,
             )
+        too_many = self._services.overload.call(identity)
+        if too_many is not None:
+            return self._refuse(too_many, identity)
         transport = self._transport
         assert transport is not None
         self._on_data = None
         self._services.doors.discard(self)
+        self._services.overload.lobby.leave(self, self._peer)
         early = bytes(self._buffer) if connect else raw + bytes(self._buffer)
         self._buffer.clear()
         if connect:
@@ -310,24 +286,45 @@ class Door(asyncio.Protocol):
         return None
 
     def _reject(self, refusal: Refusal, head: Head) -> None:
-        services = self._services
-        if refusal.code != "proxy_credentials_required":
-            services.enforcer.tallies.mismatch(self._peer, refusal.code, refusal.agent_uri)
         # A client that waits for the challenge (git, Java, Chromium) answers it on this connection.
         answerable = refusal.status == 407 and not self._buffer and not head.has_body
         self._challenges += 1
-        if not answerable or self._challenges > MAX_CHALLENGES or self._transport is None:
+        is_last = not answerable or self._challenges > MAX_CHALLENGES
+        if refusal.code == "proxy_credentials_required":
+            return self._answer_rejected(refusal, is_last=is_last)
+        services, loop = self._services, asyncio.get_running_loop()
+        services.enforcer.tallies.mismatch(self._peer, refusal.code, refusal.agent_uri)
+        delay_s = services.guesses.failed(self._peer, loop.time())
+        if delay_s is None:
+            return self.abort()
+        if delay_s == 0.0:
+            return self._answer_rejected(refusal, is_last=is_last)
+        self._on_data = self._hold_early
+        loop.call_later(delay_s, self._answer_late, refusal, is_last)
+        return None
+
+    def _answer_late(self, refusal: Refusal, is_last: bool) -> None:
+        with FailClosed("a late answer failed", self._fail):
+            self._services.guesses.answered(self._peer)
+            self._on_data = self._read_head
+            # What came meanwhile stands behind what was refused: it is never read as a request.
+            self._answer_rejected(refusal, is_last=is_last or bool(self._buffer))
+
+    def _answer_rejected(self, refusal: Refusal, *, is_last: bool) -> None:
+        if is_last or self._transport is None:
             return self._refuse(refusal)
+        enforcer = self._services.enforcer
+        enforcer.tallies.count(f"refused.{refusal.code}")
         self._transport.write(response_bytes(refusal, close=False, head=self._is_head))
-        return self._wait(HEAD_TIMEOUT_S)
+        return self._wait(enforcer.limits.head_s)
 
     def _refuse(self, refusal: Refusal, identity: Identity | None = None) -> None:
         """Answer, read nothing more as a request, and close."""
         if identity is not None:
-            tally = self._services.enforcer.tallies.seen(
-                identity.agent, identity.instance, self._services.enforcer.now()
+            enforcer = self._services.enforcer
+            enforcer.tallies.refused(
+                identity.token_id, identity.agent, identity.instance, enforcer.now()
             )
-            tally.refused += 1
         if self._connection is not None:
             connections = self._services.enforcer.connections
             connections.thaw([self._connection])  # it has been held, but not given up
@@ -338,6 +335,8 @@ class Door(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
+        self._services.enforcer.tallies.count(f"refused.{refusal.code}")
+        self._services.overload.lobby.wait(self, self._peer)
         transport.write(response_bytes(refusal, close=True, head=self._is_head))
         sever.disarm(raw_socket(transport))
         transport.resume_reading()
@@ -346,9 +345,25 @@ class Door(asyncio.Protocol):
         self._stop_waiting()
         self._timer = asyncio.get_running_loop().call_later(LINGER_S, self._end)
 
+    def _fail(self) -> None:
+        with FailClosed("a fault could not be answered", self._drop):
+            self._refuse(failed(), self._connection.identity if self._connection else None)
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._services.enforcer.connections.cut([self._connection])
+        self.abort()
+
     def _wait(self, seconds: float) -> None:
         self._stop_waiting()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._end)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        too_slow = self._services.overload.refuse("head_s")
+        if self._buffer:
+            self._refuse(too_slow)
+        else:
+            self._end()  # nothing was asked
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:
@@ -358,17 +373,3 @@ class Door(asyncio.Protocol):
     def _end(self) -> None:
         if self._transport is not None:
             close_gracefully(self._transport)
-
-
-def _destination(target: bytes, *, connect: bool) -> tuple[str, int]:
-    if connect:
-        return parse_authority(target, None)
-    scheme, separator, rest = target.partition(b"://")
-    if not separator:
-        raise ValueError("a proxy needs the whole URL in the request line")
-    if scheme.lower() != b"http":
-        raise ValueError("only http:// URLs are requested in the open; use CONNECT for https://")
-    authority = rest
-    for end in (b"/", b"?", b"#"):
-        authority = authority.partition(end)[0]
-    return parse_authority(authority, 80)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,13 +18,17 @@ from haltwire.wire.refusals import Refusal
 
 from haltwire_proxy import gate
 from haltwire_proxy.connections import Connection, Connections, Cut, ask_again
+from haltwire_proxy.faults import FailClosed
 from haltwire_proxy.gate import Held
 from haltwire_proxy.identity import Identity
+from haltwire_proxy.limits import DEFAULTS, MOST_DESCRIPTORS, Limits, fitted
 from haltwire_proxy.replica import Change, Replica, View
 from haltwire_proxy.reporting import Reporting
 from haltwire_proxy.tally import Tallies
 
 log = logging.getLogger(__name__)
+GAVE_UP = 70
+"Exit code of a worker that could not carry out an order; its supervisor starts it anew."
 
 
 class HeldUpError(Exception):
@@ -42,7 +47,16 @@ class Enforced:
 class Enforcer:
     """The one place that turns orders into cuts and questions into decisions."""
 
-    def __init__(self, boottime: Callable[[], float], now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        boottime: Callable[[], float],
+        now: Callable[[], datetime],
+        limits: Limits = DEFAULTS,
+        descriptors: int = MOST_DESCRIPTORS,
+    ) -> None:
+        self.limits = fitted(limits, descriptors)
+        self.descriptors = descriptors
+        "How many this process may have open."
         self.replica = Replica()
         self.tallies = Tallies()
         self.connections = Connections(self.tallies, now)
@@ -52,6 +66,9 @@ class Enforcer:
         self._ended: frozenset[str] = frozenset()
         "Drains whose rest has been cut."
         self.now = now
+        self.give_up: Callable[[], object] = lambda: os._exit(GAVE_UP)
+        """What is done when an order cannot be carried out. A view that is in force, with connections
+        that it should have ended, is worse than no worker: with the process all its sockets are reset."""
 
     @property
     def tokens(self) -> Mapping[str, TokenRule] | None:
@@ -80,6 +97,10 @@ class Enforcer:
         except Exception:
             log.exception("a decision failed")
             return failed()
+
+    def room(self, identity: Identity) -> Refusal | None:
+        """Why this identity may not be one more of its token's instances, or None when it may."""
+        return self.tallies.room(identity.token_id, identity.agent, identity.instance, self.now())
 
     async def admission(self, connection: Connection) -> Refusal | None:
         """Ask for a request of this connection, and wait as long as it is held; None lets it through."""
@@ -114,6 +135,7 @@ class Enforcer:
         """Cut everything: what may pass is no longer known."""
         doomed = self.connections.everything()
         if doomed:
+            self.tallies.count("leases_lost")
             log.warning("lease lost: cutting %d connections", len(doomed))
             self.connections.cut(doomed)
 
@@ -123,6 +145,11 @@ class Enforcer:
 
     def apply(self, message: Snapshot | Delta) -> Enforced | None:
         """Put a message in force and do to live connections what it says. None when it changed nothing."""
+        with FailClosed("an order could not be carried out: this worker ends", self.give_up):
+            return self._apply(message)
+        return None
+
+    def _apply(self, message: Snapshot | Delta) -> Enforced | None:
         before = self.replica.view
         change = self.replica.apply(message, self._boottime())
         view = self.replica.view
@@ -143,6 +170,10 @@ class Enforcer:
 
     def end_drains(self) -> None:
         """Cut what is left under drains whose grace is over."""
+        with FailClosed("a drain could not be ended: this worker ends", self.give_up):
+            self._end_drains()
+
+    def _end_drains(self) -> None:
         view, drained = self.replica.view, self.replica.drained(self._boottime())
         fresh = drained - self._ended
         self._ended = drained

@@ -2,6 +2,12 @@
 
 Rule 1: the secret is the identity. Rule 2: what else the caller says of itself (label, X-Agent-URI,
 X-Agent-Instance) may narrow what the secret allows and never contradict it. Nothing of it is echoed.
+
+No secret is ever compared with another one byte by byte: it is hashed, and the hash is looked up. How
+long a look-up takes can tell something about a stored hash, but whoever learns part of one has still to
+find a secret that begins so, and cannot steer what his own hashes to. The caches are keyed by what the
+caller sent; Python's hash of that is keyed anew in each process, so that a lucky prefix finds nothing,
+and what they keep in memory are secrets that this process has anyway in `Identity.secret`.
 """
 
 from __future__ import annotations
@@ -27,7 +33,6 @@ from haltwire.wire.refusals import Refusal
 Headers = Sequence[tuple[bytes, bytes]]
 "Raw names and values in order, names in any case."
 
-_OURS = frozenset({b"proxy-authorization", b"proxy-connection"})
 # The scheme, a blank, and Base64 of the longest LABEL:SECRET that is read.
 _MAX_CREDENTIALS_BYTES = 64 + MAX_USERINFO_BYTES * 4 // 3
 
@@ -144,13 +149,6 @@ def agrees(
     if not claim.agents <= {identity.agent} or not claim.instances <= {identity.instance}:
         return _switched(identity)
     return None
-
-
-def is_ours(name: bytes) -> bool:
-    """Whether a header is between agent and proxy only, and so never reaches an upstream."""
-    # Many servers read X_Agent_URI as X-Agent-URI (CVE-2025-64484).
-    dashed = name.strip().lower().replace(b"_", b"-")
-    return dashed in _OURS or dashed.startswith(b"x-agent-")
 
 
 def _claim(headers: Headers) -> _Claim | Refusal:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -22,24 +23,25 @@ from mitmproxy.proxy import commands, events, layer, mode_specs, server
 from mitmproxy.proxy.layers.http import HTTPMode
 from mitmproxy.proxy.layers.modes import TransparentProxy
 
-from haltwire_proxy import layers, sever
+from haltwire_proxy import layers
 from haltwire_proxy.addon import Addon, refusal_of
 from haltwire_proxy.authority import BASENAME
 from haltwire_proxy.connections import Connection
 from haltwire_proxy.destinations import Dialer
 from haltwire_proxy.enforcer import Enforcer
-from haltwire_proxy.floods import FloodError, Rest, handled
+from haltwire_proxy.faults import FailClosed
+from haltwire_proxy.floods import FloodError, Overdue, Rest, check_unread, handled
+from haltwire_proxy.lobby import inner_lobby
+from haltwire_proxy.patience import Patience
 from haltwire_proxy.remains import let_go
 from haltwire_proxy.streams import (
-    MAX_WAITING_BYTES,
     Http,
     RefusedDialError,
-    hold_up,
-    waiting_bytes,
 )
 from haltwire_proxy.transport import GatedReader, GatedWriter, adopt_stream
 from haltwire_proxy.turnstile import Course, Turnstile
-from haltwire_proxy.upstreams import open_upstream
+from haltwire_proxy.upstreams import drop_unused, open_upstream
+from haltwire_proxy.waiting import MAX_WAITING_BYTES, waiting_bytes
 from haltwire_proxy.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class Inspector:
         self.addon = addon
         self.handlers: set[asyncio.Task[None]] = set()
         self.turnstile = Turnstile()
+        self.lobby = inner_lobby(enforcer.limits)
         logging.getLogger("mitmproxy").setLevel(logging.CRITICAL)
         self.master = master.Master(options.Options())
         # Their log records would each cost a write to the loop's self-pipe and can wedge signals.
@@ -91,7 +94,7 @@ class Inspector:
         owned.client = writer
         handler = _Handler(self, owned, reader, writer, destination)
         writer.when_lost(handler.client_lost)
-        owned.on_freeze.append(handler.drop_unused)
+        owned.on_freeze.append(partial(drop_unused, handler, owned))
         task = asyncio.get_running_loop().create_task(
             self._serve(handler, owned, writer), name=f"inspect {owned.host}"
         )
@@ -107,7 +110,8 @@ class Inspector:
             if not owned.severed:
                 raise
         finally:
-            handler.abort_all()
+            with FailClosed("a connection could not be ended in order", client.abort):
+                handler.abort_all()
             self.enforcer.connections.forget(owned)
             let_go(handler, owned, handler.course)
 
@@ -124,6 +128,7 @@ class _Handler(server.LiveConnectionHandler):
         destination: tuple[str, int] | None,
     ) -> None:
         super().__init__(reader, writer, inspector.options, mode_specs.ProxyMode.parse("regular"))
+        self.client.enforcer = inspector.enforcer  # type: ignore[attr-defined]
         self._inspector = inspector
         self._owned = owned
         self._linger: asyncio.TimerHandle | None = None
@@ -140,12 +145,16 @@ class _Handler(server.LiveConnectionHandler):
             context.server.address = destination
             self.layer = TransparentProxy(context)
         self.client.owned = owned  # type: ignore[attr-defined]
+        self.patience = Patience(
+            inspector.enforcer.limits, owned, self.layer.context, self._give_up, inspector.lobby
+        )
 
     def abort_all(self) -> None:
         """Leave no socket and no task behind."""
         if self._linger is not None:
             self._linger.cancel()
         self.timeout_watchdog.end()
+        self.patience.end()
         while self.wakeup_timer:
             self.wakeup_timer.pop().cancel()
         for task in self._waits:
@@ -156,30 +165,22 @@ class _Handler(server.LiveConnectionHandler):
             if isinstance(io.writer, GatedWriter):
                 io.writer.close()
 
+    def _give_up(self, limit: str) -> None:
+        """The client has taken too long."""
+        if not any(isinstance(one, Http) for one in self.layer.context.layers):
+            self._inspector.enforcer.tallies.count(f"limit.{limit}")
+            self._inspector.enforcer.connections.cut([self._owned])
+            return
+        loop = asyncio.get_running_loop()
+        told = loop.create_task(self.server_event(Overdue(limit)), name=f"over {limit}")
+        self._owned.tasks.append(told)
+        told.add_done_callback(self._owned.tasks.remove)
+        self._linger = self._linger or loop.call_later(LINGER_S, self._owned.client.abort)
+
     def client_lost(self) -> None:
         """The client's socket has ended; while it is held, nobody would hear of it otherwise."""
         if self._owned.held:
             self._inspector.enforcer.connections.abandon(self._owned)
-
-    def drop_unused(self) -> None:
-        """A freeze: upstreams that are not in use are let go of, since their peers would not wait for us.
-
-        One that is idle is closed; one that is not ready is reset, and opened anew by who asked for it.
-        """
-        http = next((one for one in self.layer.context.layers if isinstance(one, Http)), None)
-        used = [exchange.upstream for exchange in self._owned.exchanges]
-        for target, io in self.transports.items():
-            side = io.writer
-            if target is self.client or not isinstance(side, GatedWriter) or io.handler is None:
-                continue
-            if http.awaits(target) if http else target.tls and not target.tls_established:
-                hold_up(target)
-                sever.reset(side.fileno())
-                side.abort()
-            elif http is None or side in used:
-                continue
-            target.state = ConnectionState.CLOSED
-            io.handler.cancel()
 
     async def handle_connection(
         self, connection: connection.Connection, opened: events.Event | None = None
@@ -192,7 +193,8 @@ class _Handler(server.LiveConnectionHandler):
                 await self.server_event(opened)
             while io.reader is not None and (data := await io.reader.read(65535)):
                 await self.server_event(events.DataReceived(connection, data))
-                await self.drain_writers()
+                with FailClosed("waiting for writers failed: the connection is cut", self._cut):
+                    await self.drain_writers()
         except OSError:
             pass
         except asyncio.CancelledError as error:
@@ -224,18 +226,18 @@ class _Handler(server.LiveConnectionHandler):
 
     def _handle(self, event: events.Event) -> Iterator[None]:
         """With hooks run inline: no task and no loop turn lies between gate and write, but where this yields."""
-        self.timeout_watchdog.register_activity()
-        try:
-            is_over = self._inspector.turnstile.is_over
-            yield from handled(self.layer, event, self._perform, self._is_severed, is_over)
-        except FloodError as flood:
-            log.warning("%s: the connection is cut", flood)
-            self._inspector.enforcer.connections.cut([self._owned])
-        except Exception:
-            log.exception("inspection failed: the connection is cut")
-            self._inspector.enforcer.connections.cut([self._owned])
-        finally:
-            self._moved.set()
+        with FailClosed("inspection failed: the connection is cut", self._cut):
+            self.timeout_watchdog.register_activity()
+            try:
+                is_over = self._inspector.turnstile.is_over
+                yield from handled(self.layer, event, self._perform, self._is_severed, is_over)
+                check_unread(event, self.transports)
+            except FloodError as flood:
+                log.warning("%s: the connection is cut", flood)
+                if flood.limit is not None:
+                    self._inspector.enforcer.tallies.count(f"limit.{flood.limit}")
+                self._cut()
+        self._moved.set()
 
     def _perform(self, command: commands.Command, done: list[events.Event]) -> None:
         if isinstance(command, commands.StartHook):
@@ -308,12 +310,10 @@ class _Handler(server.LiveConnectionHandler):
     ) -> None:
         async def finish() -> None:
             try:
-                await unfinished
-                self._note_refusal(hook)
-                await self.server_event(events.HookCompleted(hook))
-            except Exception:
-                log.exception("a hook failed: the connection is cut")
-                self._inspector.enforcer.connections.cut([self._owned])
+                with FailClosed("a hook failed: the connection is cut", self._cut):
+                    await unfinished
+                    self._note_refusal(hook)
+                    await self.server_event(events.HookCompleted(hook))
             finally:
                 _drop_task(self._owned)
 
@@ -352,11 +352,8 @@ class _Handler(server.LiveConnectionHandler):
 
     async def open_connection(self, command: commands.OpenConnection) -> None:
         """Their method with our dialer; a fault ends the connection, which would else wait for ever."""
-        try:
+        with FailClosed("an upstream could not be opened: the connection is cut", self._cut):
             await self._open(command)
-        except Exception:
-            log.exception("an upstream could not be opened: the connection is cut")
-            self._inspector.enforcer.connections.cut([self._owned])
 
     async def _open(self, command: commands.OpenConnection) -> None:
         owned, target = self._owned, command.connection
@@ -385,6 +382,9 @@ class _Handler(server.LiveConnectionHandler):
             await self.handle_connection(target, events.OpenConnectionCompleted(command, None))
         finally:
             _drop_task(owned)
+
+    def _cut(self) -> None:
+        self._inspector.enforcer.connections.cut([self._owned])
 
     def _is_severed(self) -> bool:
         return self._owned.severed  # asked anew after every await

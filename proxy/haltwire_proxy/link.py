@@ -200,7 +200,8 @@ class Link:
             await self._send_reports(connected, self._enforcer.changed_reports())
             tallies = self._enforcer.tallies
             instances, mismatches = tallies.take_changes(), tallies.take_mismatches()
-            if instances or mismatches:
+            totals = tallies.take_totals()
+            if instances or mismatches or totals:
                 self._sequence += 1
                 await connected.send_str(
                     messages.dumps(
@@ -209,6 +210,7 @@ class Link:
                             instances,
                             mismatches,
                             self._enforcer.connections.count,
+                            totals,
                         )
                     )
                 )
@@ -226,6 +228,7 @@ class Link:
             self._sequence,
             self._enforcer.tallies.all(),
             connections=self._enforcer.connections.count,
+            totals=dict(self._enforcer.tallies.totals),
         )
         await connected.send_str(messages.dumps(everything))
 

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from haltwire.wire.names import AgentRef
 from haltwire.wire.refusals import Refusal
 
-FRIENDLY_PER_SECOND = 10
-"In-tunnel refusals an agent gets a second; each costs a TLS handshake. Beyond, CONNECT itself is refused."
+from haltwire_proxy.limits import DEFAULTS
 
 
 def response_bytes(refusal: Refusal, *, close: bool, head: bool = False) -> bytes:
@@ -25,9 +24,12 @@ def response_bytes(refusal: Refusal, *, close: bool, head: bool = False) -> byte
 
 
 class RefusalRate:
-    """Counts refusals per agent and second."""
+    """Counts the refusals inside TLS per agent and second; each costs a handshake."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, per_second: int = DEFAULTS.agent_refusals, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._per_second = per_second
         self._clock = clock
         self._second = 0
         self._counts: dict[AgentRef, int] = {}
@@ -39,4 +41,4 @@ class RefusalRate:
             self._second = second
             self._counts.clear()
         self._counts[agent] = self._counts.get(agent, 0) + 1
-        return self._counts[agent] > FRIENDLY_PER_SECOND
+        return self._counts[agent] > self._per_second

@@ -14,9 +14,9 @@ from haltwire.wire.messages import CutInstance, Report
 from haltwire.wire.orders import DRAIN, HOLD, Kill
 
 from haltwire_proxy.connections import Connection, Connections, Cut, facts_of
-from haltwire_proxy.tally import Tallies, Tally
+from haltwire_proxy.tally import KEPT_FOR, Tallies, Tally
 
-REPORTED_FOR = timedelta(minutes=15)
+REPORTED_FOR = KEPT_FOR
 "An instance without a live connection is in a kill's report when it was seen within this time."
 
 MANY, MANY_EVERY = 500, timedelta(seconds=1)

@@ -10,6 +10,7 @@ from collections.abc import Generator
 from functools import partial
 from typing import Any
 
+from h2.errors import ErrorCodes
 from h2.stream import StreamClosedBy
 from haltwire.wire.refusals import Refusal
 from mitmproxy import connection, flow
@@ -35,10 +36,11 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseHeaders,
     ResponseProtocolError,
 )
-from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
+from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHeadersHook
 from mitmproxy.proxy.layers.http._http1 import Http1Connection, Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Connection
 
+from haltwire_proxy import http1, one_authority
 from haltwire_proxy.addon import (
     attach,
     complete,
@@ -46,27 +48,32 @@ from haltwire_proxy.addon import (
     give_up,
     has_given_up,
     keep_back,
+    note_wrong,
     passed,
     refusal_of,
     refusal_response,
 )
 from haltwire_proxy.agent_api import MAX_BODY_BYTES
-from haltwire_proxy.floods import Rest, pieces
-from haltwire_proxy.head import MAX_HEAD_BYTES
+from haltwire_proxy.enforcer import Enforcer
+from haltwire_proxy.floods import FloodError, Overdue, Rest, header_block_bytes, pieces
+from haltwire_proxy.overload import exceeded
 from haltwire_proxy.refuse import response_bytes
 from haltwire_proxy.transport import GatedWriter
+from haltwire_proxy.waiting import (
+    MAX_HELD_BYTES,
+    MAX_PIPELINED_BYTES,
+    MAX_WAITING_BYTES,
+    held_bytes,
+    kept_back,
+    waiting_bytes,
+)
 
-MAX_PIPELINED_BYTES = 64 * 1024
-"What is read of requests behind the one that is being answered."
-MAX_WAITING_BYTES = 128 * 1024
-"What is read for a request that waits: for a hold to end, or for its upstream."
-_PIECE_BYTES = 512
-"What each piece of it costs us beside its bytes, generously."
 _ENDED = (StreamClosedBy.SEND_END_STREAM, StreamClosedBy.RECV_END_STREAM)
 _JOINED_BYTES = 16 * 1024
 "Smaller pieces are joined: a body can come in chunks of one byte."
-MAX_HELD_BYTES = 4 * 1024 * 1024
-"What is kept for HTTP/2 windows that are shut before we stop reading for them."
+
+
+http1.install()
 
 
 class RefusedDialError(str):
@@ -80,12 +87,6 @@ class RefusedDialError(str):
         text = cls(refusal.message)
         text.refusal = refusal
         return text
-
-
-def waiting_bytes(one: layer.Layer) -> int:
-    """What has been read for a layer that waits for something."""
-    waiting = one._paused_event_queue
-    return sum(_PIECE_BYTES + len(getattr(event, "data", b"")) for event in waiting)
 
 
 def hold_up(upstream: connection.Connection) -> None:
@@ -105,6 +106,8 @@ class Http(HttpLayer):
 
     def __init__(self, context: Context, mode: HTTPMode) -> None:
         super().__init__(context, mode)
+        self._enforcer: Enforcer = context.client.enforcer  # type: ignore[attr-defined]
+        self._head_bytes = self._enforcer.limits.head_bytes
         self.ended: list[layer.Layer] = []
         "Streams that were alive when the client ended."
         self._answered: dict[int, HTTPFlow] = {}
@@ -114,6 +117,9 @@ class Http(HttpLayer):
         """Their method; then a head, or a line of chunked coding, that does not end is not waited for."""
         if isinstance(event, events.ConnectionClosed) and event.connection is self.context.client:
             self.ended += self.streams.values()
+        if isinstance(event, Overdue):
+            yield from self._end_client(event.limit)
+            return
         parts = pieces(event)
         for part in parts:
             if isinstance(part, events.ConnectionEvent) and part.connection not in self.connections:
@@ -123,20 +129,48 @@ class Http(HttpLayer):
                 yield Rest()
         if self._answered:
             self._complete()
+        if isinstance(event, events.Start):
+            client = self.protocol(self.context.client)
+            if isinstance(client, Http2Connection):
+                client.h2_conn.decoder.max_header_list_size = self._head_bytes
         if not isinstance(event, events.DataReceived):
             return
-        http1 = self.protocol(event.connection)
-        if not isinstance(http1, Http1Connection) or len(http1.buf) <= MAX_HEAD_BYTES:
+        framed = self.protocol(event.connection)
+        if isinstance(framed, Http2Connection) and header_block_bytes(framed) > self._head_bytes:
+            raise FloodError("a header block that does not end", "head_bytes")
+        if not isinstance(framed, Http1Connection) or len(framed.buf) <= self._head_bytes:
             return
-        if http1.state not in (http1.read_headers, http1.read_body):
+        if framed.state not in (framed.read_headers, framed.read_body):
             return
-        if http1.state == http1.read_headers and isinstance(http1, Http1Server):
-            refusal = Refusal("headers_too_large", "The request head is larger than 64 KiB.")
-            yield commands.SendData(event.connection, response_bytes(refusal, close=True))
-            yield commands.CloseConnection(event.connection)
+        if framed.state == framed.read_headers and isinstance(framed, Http1Server):
+            yield from self._refuse_head("head_bytes")
         else:
-            yield from self.event_to_child(http1, events.ConnectionClosed(event.connection))
-        http1.state = http1.done
+            self._enforcer.tallies.count("limit.head_bytes")
+            yield from self.event_to_child(framed, events.ConnectionClosed(event.connection))
+        if framed.state != getattr(framed, "discard", None):
+            framed.state = framed.done
+
+    def _refuse_head(self, limit: str) -> layer.CommandGenerator[None]:
+        refusal = exceeded(limit, self._enforcer.tallies)
+        self._enforcer.tallies.count(f"refused.{refusal.code}")
+        yield commands.SendData(self.context.client, response_bytes(refusal, close=True))
+        yield commands.CloseConnection(self.context.client)
+
+    def _end_client(self, limit: str) -> layer.CommandGenerator[None]:
+        """Nothing is asked, or it takes too long to ask: say so where something has been said."""
+        client = self.context.client
+        framing = self.protocol(client)
+        if isinstance(framing, Http1Connection):
+            if framing.buf and limit != "idle_s":
+                yield from self._refuse_head(limit)
+                framing.state = framing.done
+                return
+        elif isinstance(framing, Http2Connection):
+            code = ErrorCodes.NO_ERROR if limit == "idle_s" else ErrorCodes.ENHANCE_YOUR_CALM
+            framing.h2_conn.close_connection(code, limit.encode())
+            yield commands.SendData(client, framing.h2_conn.data_to_send())
+        self._enforcer.tallies.count(f"limit.{limit}")
+        yield commands.CloseConnection(client)
 
     def make_stream(self, stream_id: int) -> layer.CommandGenerator[None]:
         """Their method with our stream class."""
@@ -197,33 +231,12 @@ class Http(HttpLayer):
             return False
         if any(waiting_bytes(one) > MAX_WAITING_BYTES for one in self.streams.values()):
             return True
-        http1 = self.protocol(client)
+        framed = self.protocol(client)
         return (
-            isinstance(http1, Http1Server)
-            and http1.state == http1.wait
-            and len(http1.buf) > MAX_PIPELINED_BYTES
+            isinstance(framed, Http1Server)
+            and framed.state == framed.wait
+            and len(framed.buf) > MAX_PIPELINED_BYTES
         )
-
-
-def held_bytes(http2: Http2Connection) -> int:
-    """What HTTP/2 keeps back until its peer opens a window or lets it begin another stream."""
-    waiting = sum(
-        len(piece.data) for pieces in http2.h2_conn.stream_buffers.values() for piece in pieces
-    )
-    for unsent in getattr(http2, "stream_queue", {}).values():
-        waiting += 1 + sum(len(event.data) for event in unsent if isinstance(event, RequestData))
-    return waiting
-
-
-def kept_back(http2: Http2Connection, stream_id: int) -> int | None:
-    """What HTTP/2 keeps back of one request for its peer's window; None when it has not let it begin.
-
-    `stream_id` is the client's.
-    """
-    if stream_id in getattr(http2, "stream_queue", {}):
-        return None
-    theirs = getattr(http2, "our_stream_id", {}).get(stream_id, 0)
-    return sum(len(piece.data) for piece in http2.h2_conn.stream_buffers.get(theirs) or ())
 
 
 class _Stream(HttpStream):
@@ -250,6 +263,25 @@ class _Stream(HttpStream):
         elif not self._paused and isinstance(event, (RequestEndOfMessage, events.HookCompleted)):
             passed(self.flow)
 
+    def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
+        """Called by them with each head, before they change it. Their error pages would quote it."""
+        server = self.context.server
+        if request:
+            destination = server.address if self.mode is HTTPMode.transparent else None
+            wrong = one_authority.judge(self.flow.request, destination, tls=server.tls)
+            if wrong is not None:
+                note_wrong(self.flow, wrong)
+                yield HttpRequestHeadersHook(self.flow)
+                yield from self.check_killed(True)
+            return wrong is not None
+        if self.flow.response is not None and one_authority.is_sound(self.flow.response):
+            return False
+        self.flow.response, why = None, "the response is malformed"
+        code = ErrorCode.GENERIC_SERVER_ERROR
+        yield SendHttp(RequestProtocolError(self.stream_id, why, code), server)
+        yield from self.handle_protocol_error(ResponseProtocolError(self.stream_id, why, code))
+        return True
+
     def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
         """Called by them after each hook."""
         if has_given_up(self.flow):
@@ -258,6 +290,8 @@ class _Stream(HttpStream):
         refusal = refusal_of(self.flow)
         if refusal is None or self._answered:
             return (yield from super().check_killed(emit_error_hook))
+        if self.flow.response is not None:
+            yield from self._cancel_upstream()
         yield from self._answer(refusal)
         return True
 
@@ -341,6 +375,11 @@ class _Stream(HttpStream):
             yield SendHttp(ResponseData(self.stream_id, body), client)
         yield SendHttp(ResponseEndOfMessage(self.stream_id), client)
         yield from self._drop()
+
+    def _cancel_upstream(self) -> layer.CommandGenerator[None]:
+        end(self.flow)
+        cancel = RequestProtocolError(self.stream_id, "not wanted", ErrorCode.CANCEL)
+        yield SendHttp(cancel, self.context.server)
 
     def _drop(self) -> layer.CommandGenerator[None]:
         self.flow.live = False

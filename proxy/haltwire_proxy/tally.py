@@ -1,6 +1,7 @@
 """What each instance has done at this proxy: totals since its start, for reports and receipts.
 
-Totals, never differences: a message that is lost then loses nothing.
+Totals, never differences: a message that is lost then loses nothing. A token that is not bound to an
+instance can invent names without end, so how many of them count at once is bounded by token.
 """
 
 from __future__ import annotations
@@ -8,12 +9,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from haltwire.wire.messages import InstanceUsage, Mismatch
-from haltwire.wire.names import AgentRef
+from haltwire.wire.names import AgentRef, source_of
+from haltwire.wire.refusals import Refusal
 
 REMEMBERED_COMPLETIONS = 1000
+INSTANCES_PER_TOKEN = 1000
+KEPT_FOR = timedelta(minutes=15)
+"""How long an instance without a live connection is kept: a receipt looks back that far. After it, its
+place may be had by another name, so a fleet whose instances are named at random goes on for ever."""
+SWEPT_BEYOND = 10_000
+"Tallies of all tokens beyond which those are dropped that nobody asks for any more."
+MISMATCHES = 1000
+OTHERS = "others"
+"The source under which mismatches are counted beyond `MISMATCHES`."
 
 
 @dataclass(slots=True, eq=False)
@@ -58,25 +69,58 @@ class Tally:
         )
 
 
+_Name = tuple[AgentRef, str]
+
+
 class Tallies:
     """All tallies, and which of them have changed since they were last told."""
 
     def __init__(self) -> None:
-        self._tallies: dict[tuple[AgentRef, str], Tally] = {}
+        self._tallies: dict[_Name, Tally] = {}
+        self._named: dict[str, dict[_Name, Tally]] = {}
+        "The instances that each token has shown, by its id."
+        self._sweep_at = SWEPT_BEYOND
         self._changed: list[Tally] = []
         self._mismatches: dict[tuple[str, str, str | None], int] = {}
+        self.totals: dict[str, int] = {}
+        "What this proxy has done since its start, by name, without saying for whom."
+        self._told: dict[str, int] = {}
         self.on_new: Callable[[], None] = lambda: None
         "Called for an instance's first sign of life: who may kill it should know its name soon."
 
-    def seen(self, agent: AgentRef, instance: str, now: datetime) -> Tally:
-        """The instance's tally, made when it is new, with its last sign of life."""
+    def room(self, token_id: str, agent: AgentRef, instance: str, now: datetime) -> Refusal | None:
+        """Why this token may not show one more instance now; None for one that it has shown, or when it may."""
+        named = self._named.get(token_id)
+        if named is None or len(named) < INSTANCES_PER_TOKEN or (agent, instance) in named:
+            return None
+        self._forget_quiet(named, now)
+        if len(named) < INSTANCES_PER_TOKEN:
+            return None
+        return Refusal(
+            "too_many_instances",
+            f"This token has shown {len(named)} instances in the last"
+            f" {KEPT_FOR.seconds // 60} minutes, which is as many as it may: give instances that go"
+            " on the same name, or tokens of their own.",
+            str(agent),
+        )
+
+    def seen(self, token_id: str, agent: AgentRef, instance: str, now: datetime) -> Tally:
+        """The instance's tally, made when it is new, with its last sign of life. Ask for `room` first."""
         tally = self._tallies.get((agent, instance))
         if tally is None:
+            if len(self._tallies) >= self._sweep_at:
+                self._sweep(now)
             tally = self._tallies[agent, instance] = Tally(agent, instance, now, now)
             self.on_new()
+        self._named.setdefault(token_id, {})[agent, instance] = tally
         tally.last_seen_at = now
         self.touch(tally)
         return tally
+
+    def refused(self, token_id: str, agent: AgentRef, instance: str, now: datetime) -> None:
+        """Count a refusal; that of an instance without room is nobody's."""
+        if self.room(token_id, agent, instance, now) is None:
+            self.seen(token_id, agent, instance, now).refused += 1
 
     def touch(self, tally: Tally) -> None:
         """Have the tally told with the next report."""
@@ -84,11 +128,23 @@ class Tallies:
             tally.changed = True
             self._changed.append(tally)
 
+    def count(self, name: str) -> None:
+        """Add one to a total: `requests`, `refused.CODE`, `limit.NAME`, `leases_lost`."""
+        self.totals[name] = self.totals.get(name, 0) + 1
+
+    def take_totals(self) -> dict[str, int]:
+        """All totals when any has changed since the last call, else nothing."""
+        if self.totals == self._told:
+            return {}
+        self._told = dict(self.totals)
+        return dict(self.totals)
+
     def mismatch(self, source: str, kind: str, agent: str | None) -> None:
         """Count credentials that did not fit."""
-        key = (source, kind, agent)
-        if key in self._mismatches or len(self._mismatches) < 1000:
-            self._mismatches[key] = self._mismatches.get(key, 0) + 1
+        key = (source_of(source), kind, agent)
+        if key not in self._mismatches and len(self._mismatches) >= MISMATCHES:
+            key = (OTHERS, kind, None)
+        self._mismatches[key] = self._mismatches.get(key, 0) + 1
 
     def take_changes(self) -> tuple[InstanceUsage, ...]:
         """What has changed since the last call."""
@@ -114,3 +170,22 @@ class Tallies:
         """Everything, for a control server that may know nothing."""
         self.take_changes()
         return tuple(tally.usage() for tally in self._tallies.values())
+
+    def _forget_quiet(self, named: dict[_Name, Tally], now: datetime) -> None:
+        for name, tally in tuple(named.items()):
+            if _is_quiet(tally, now):
+                del named[name]
+                self._tallies.pop(name, None)
+
+    def _sweep(self, now: datetime) -> None:
+        # Tokens come and go, each `haltwire run` has one of its own.
+        for token_id, named in tuple(self._named.items()):
+            self._forget_quiet(named, now)
+            if not named:
+                del self._named[token_id]
+        self._sweep_at = max(SWEPT_BEYOND, 2 * len(self._tallies))
+
+
+def _is_quiet(tally: Tally, now: datetime) -> bool:
+    # What is still to be told is not forgotten.
+    return not tally.connections and not tally.changed and now - tally.last_seen_at > KEPT_FOR

@@ -7,8 +7,10 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -22,10 +24,12 @@ from haltwire_proxy.agent_api import AgentApi
 from haltwire_proxy.authority import ensure_ca, upstream_roots
 from haltwire_proxy.clock import boottime, utc_now
 from haltwire_proxy.destinations import Dialer, Rules
-from haltwire_proxy.door import Door, Services
+from haltwire_proxy.door import Door
 from haltwire_proxy.enforcer import Enforcer
 from haltwire_proxy.inspector import Inspector
+from haltwire_proxy.limits import MOST_DESCRIPTORS, parse
 from haltwire_proxy.link import Link
+from haltwire_proxy.services import Services
 
 log = logging.getLogger(__name__)
 BACKLOG = 4096
@@ -49,6 +53,12 @@ class WorkerConfig:
     allow_to: tuple[str, ...] = ()
     beyond_loopback: bool = False
     connect_ports: tuple[int, ...] = ()
+    limits: tuple[str, ...] = ()
+    "NAME=VALUE, see limits.py."
+    control_tls: ssl.SSLContext | None = None
+    "Whom to take for the control server, when its URL is https."
+    listener_tls: ssl.SSLContext | None = None
+    "For clients that speak TLS to the proxy itself."
     stop_fd: int = 0
     "Its end means that the parent is gone."
 
@@ -62,8 +72,11 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     _watch_parent(loop, config.stop_fd, stop)
     async with AsyncExitStack() as closing:
-        session = await closing.enter_async_context(aiohttp.ClientSession(trust_env=False))
-        enforcer = Enforcer(boottime, utc_now)
+        connector = aiohttp.TCPConnector(ssl=config.control_tls or True)
+        session = await closing.enter_async_context(
+            aiohttp.ClientSession(trust_env=False, connector=connector)
+        )
+        enforcer = Enforcer(boottime, utc_now, parse(config.limits), most_descriptors())
         dialer = Dialer(
             Rules(
                 beyond_loopback=config.beyond_loopback,
@@ -80,7 +93,15 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
             data_dir / "ca",
             upstream_roots(data_dir, Path(config.upstream_ca) if config.upstream_ca else None),
         )
-        services = Services(enforcer, dialer, inspector, agent_api, config.tls, config.tunnel_hosts)
+        services = Services(
+            enforcer,
+            dialer,
+            inspector,
+            agent_api,
+            config.tls,
+            config.tunnel_hosts,
+            config.listener_tls,
+        )
         link = Link(
             session, enforcer, config.control_url, config.proxy_key, config.proxy_id, on_ready
         )
@@ -103,6 +124,20 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
                 await asyncio.wait_for(link.say_bye(), 2)
             following.cancel()
             await asyncio.gather(following, *inspector.handlers, return_exceptions=True)
+
+
+def most_descriptors() -> int:
+    """How many descriptors this process may have, after having asked for all that the system grants.
+
+    A login shell's 1,024 is made for programs that call select(); we and what we start do not.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = min(hard, MOST_DESCRIPTORS) if hard != resource.RLIM_INFINITY else MOST_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):  # macOS grants less than it names
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            soft = most
+    return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else min(soft, MOST_DESCRIPTORS)
 
 
 def _watch_parent(loop: asyncio.AbstractEventLoop, fd: int, stop: asyncio.Event) -> None:

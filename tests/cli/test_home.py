@@ -30,6 +30,9 @@ def test_endpoints_are_known_while_claimed_and_published(home):
             "control_url": "http://c:2",
             "ca_file": "/ca.pem",
         }
+        pinned = Endpoints("http://p:1", "https://c:2", "/ca.pem", "/control.pem")
+        home.publish(pinned)
+        assert home.endpoints() == pinned
         home.unpublish()
         assert home.endpoints() is None
         assert sorted(p.name for p in home.path.iterdir()) == ["up.lock"]

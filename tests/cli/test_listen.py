@@ -53,6 +53,7 @@ def test_port_zero_becomes_a_real_one():
 def test_a_wildcard_is_reached_through_loopback():
     assert url_of(Address("0.0.0.0", 80)) == "http://127.0.0.1:80"
     assert url_of(Address("::", 80)) == "http://[::1]:80"
+    assert url_of(Address("0.0.0.0", 80), "https") == "https://127.0.0.1:80"
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,17 @@ def test_a_child_that_cannot_start_ends_up_with_one_sentence(tmp_path):
     assert not (tmp_path / "endpoints.json").exists()
 
 
+def test_a_damaged_authority_ends_up_with_one_sentence(tmp_path):
+    (tmp_path / "ca").mkdir()
+    (tmp_path / "ca" / "haltwire-ca.pem").write_text("-----BEGIN")
+    up = Up(tmp_path)
+    out, err = up.process.communicate(timeout=20)
+    assert (up.process.returncode, out) == (1, "")
+    assert err.startswith("Error: the certificate authority in ")
+    assert "restore it from a backup" in err
+    assert err.count("\n") == 1
+
+
 def test_ctrl_c_in_a_terminal_ends_everything_once(tmp_path):
     """The terminal gives it to the foreground group: the children must not be in it."""
     pid, terminal = os.forkpty()

@@ -175,7 +175,7 @@ async def test_first_sight_and_goodbye_are_audited_once(control):
 
 
 async def test_invented_names_are_bounded(control, monkeypatch):
-    monkeypatch.setattr(ledger, "INSTANCES_PER_AGENT", 2)
+    monkeypatch.setattr(ledger, "INSTANCES_PER_TOKEN", 2)
     agent = await control.token(MAILER)
     statuses = [(await control.beat(agent, instance=f"i-{n}")).status for n in range(3)]
     assert statuses == [200, 200, 429]

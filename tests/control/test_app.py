@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
+from haltwire_control import app
 from haltwire_control.app import ControlConfig
 from haltwire_control.perimeter import SECURITY_HEADERS
 from haltwire_control.store import StoreLockedError
+from support.certificates import write_pair
 from support.control import PROXY_KEY, running_control
 from support.control_process import ControlProcess
 
@@ -163,3 +169,26 @@ async def test_a_fault_of_our_own_tells_nothing(control, monkeypatch, caplog):
 
 def test_a_config_does_not_show_its_key():
     assert "hwk_" not in repr(ControlConfig("x", 3, local_proxy_key=PROXY_KEY))
+
+
+async def test_with_a_certificate_it_speaks_tls_and_nothing_else(tmp_path):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*write_pair(tmp_path, "localhost"))
+    async with running_control(tmp_path / "data", tls=context) as control:
+        port = urlsplit(control.url).port
+        trusted = ssl.create_default_context(cafile=str(tmp_path / "localhost.crt"))
+        async with control.session.get(f"https://localhost:{port}/healthz", ssl=trusted) as answer:
+            assert await answer.json() == {"ok": True}
+        with pytest.raises(aiohttp.ClientError):
+            await control.session.get(f"http://localhost:{port}/healthz")
+
+
+async def test_a_handshake_is_not_waited_for_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(app, "HANDSHAKE_S", 0.05)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*write_pair(tmp_path, "localhost"))
+    async with running_control(tmp_path / "data", tls=context) as control:
+        reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(control.url).port)
+        writer.write(b"\x16\x03\x01\x02\x00\x01")
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()

@@ -7,7 +7,7 @@ import re
 import pytest
 from haltwire.wire.selectors import Selector
 from haltwire_control.auth import digest_of
-from haltwire_control.credentials import proxy_url_of
+from haltwire_control.credentials import called_by, proxy_url_of
 from support.control import Worker, running_control
 from support.stores import opened
 
@@ -107,3 +107,37 @@ URLS = {
 @pytest.mark.parametrize(("base", "selector", "url"), URLS.values(), ids=URLS)
 def test_a_proxy_url_can_be_pasted(base, selector, url):
     assert proxy_url_of(base, Selector.parse(selector), "S") == url
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("control.example.com:8081", "http://control.example.com:8080"),
+        ("control.example.com", "http://control.example.com:8080"),
+        ("[fd00::5]:8081", "http://[fd00::5]:8080"),
+        ("", "http://127.0.0.1:8080"),
+        ("evil@host", "http://127.0.0.1:8080"),
+        ("a b", "http://127.0.0.1:8080"),
+        ("a\r\nb", "http://127.0.0.1:8080"),
+        ("x" * 300, "http://127.0.0.1:8080"),
+    ],
+)
+def test_a_proxy_that_listens_everywhere_has_its_callers_name_for_us(host, url):
+    """The header is the caller's own, and so is the secret behind it; it only must stay one host."""
+    assert called_by("http://127.0.0.1:8080", host) == url
+
+
+async def test_a_proxy_that_listens_on_one_address_has_that(tmp_path):
+    async with running_control(tmp_path) as control:
+        made = (await control.call("POST", "/v1/tokens", {"selector": "acme.prod.mailer"})).body
+    assert made["proxy_url"].endswith("@127.0.0.1:8080")
+
+
+async def test_it_is_named_by_the_header(tmp_path):
+    async with running_control(tmp_path, proxy_anywhere=True) as control:
+        session, key = control.session, (tmp_path / "admin.key").read_text().strip()
+        headers = {"Authorization": f"Bearer {key}", "Host": "control.example.com"}
+        body = {"selector": "acme.prod.mailer"}
+        async with session.post(f"{control.url}/v1/tokens", json=body, headers=headers) as answer:
+            made = await answer.json()
+    assert made["proxy_url"].endswith("@control.example.com:8080")

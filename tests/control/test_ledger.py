@@ -100,14 +100,61 @@ def test_fresh_instances_are_told(ledger):
     assert [i.instance for i in fresh] == ["i-2"]
 
 
-def test_names_that_heartbeats_invent_are_bounded(ledger, monkeypatch):
+def test_names_that_a_tokens_heartbeats_invent_are_bounded(ledger, monkeypatch):
+    """By token: whoever fills one up must not lock out the other tokens of the same agent."""
+    monkeypatch.setattr(module, "INSTANCES_PER_TOKEN", 3)
+    for number in range(3):
+        ledger.beat(MAILER, f"i-{number}", Beat(), NOW, "T1")
+    with pytest.raises(TooManyInstancesError, match="3 live"):
+        ledger.beat(MAILER, "i-9", Beat(), NOW, "T1")
+    ledger.beat(MAILER, "i-1", Beat(), NOW, "T1")
+    ledger.beat(MAILER, "i-8", Beat(), NOW, "T2")
+    ledger.beat(MAILER, "i-1", Beat("finished"), NOW, "T1")
+    ledger.beat(MAILER, "i-9", Beat(), NOW, "T1")
+    ledger.beat(MAILER, "i-10", Beat(), NOW + timedelta(days=1), "T1")
+
+
+def test_a_token_of_many_agents_can_invent_no_more_of_them(ledger, monkeypatch):
+    monkeypatch.setattr(module, "INSTANCES_PER_TOKEN", 2)
+    for name in ("a", "b"):
+        ledger.beat(AgentRef(("acme", name)), "i-1", Beat(), NOW, "T1")
+    with pytest.raises(TooManyInstancesError):
+        ledger.beat(AgentRef(("acme", "c")), "i-1", Beat(), NOW, "T1")
+
+
+def test_an_agents_ended_instances_are_dropped_beyond_a_bound_oldest_first(ledger, monkeypatch):
+    """Else one that says goodbye under a new name each time fills memory and disk for a week."""
     monkeypatch.setattr(module, "INSTANCES_PER_AGENT", 3)
     for number in range(3):
-        ledger.beat(MAILER, f"i-{number}", Beat(), NOW)
-    with pytest.raises(TooManyInstancesError, match="3 live"):
-        ledger.beat(MAILER, "i-9", Beat(), NOW)
-    ledger.beat(MAILER, "i-1", Beat(), NOW)
-    ledger.beat(MAILER, "i-9", Beat(), NOW + timedelta(days=1))
+        moment = NOW + timedelta(seconds=number)
+        ledger.beat(MAILER, f"i-{number}", Beat("finished" if number else "active"), moment, "T1")
+    ledger.take_changed()
+    ledger.beat(MAILER, "i-3", Beat(), LATER, "T1")
+    assert [one.instance for one in ledger.instances(MAILER)] == ["i-0", "i-2", "i-3"]
+    assert ledger.take_dropped() == {(MAILER, "i-1")}
+    assert ledger.take_dropped() == set()
+
+
+def test_agents_are_bounded_too(ledger, monkeypatch):
+    monkeypatch.setattr(module, "INSTANCES_KEPT", 3)
+    for number in range(5):
+        moment = NOW + timedelta(seconds=number)
+        ledger.beat(AgentRef(("acme", f"a{number}")), "i-1", Beat("finished"), moment, "T1")
+    assert [agent.name for agent in ledger.agents] == ["a2", "a3", "a4"]
+
+
+def test_what_could_not_be_dropped_is_dropped_later_unless_it_is_back(ledger):
+    ledger.beat(MAILER, "back", Beat(), NOW)
+    ledger.put_back([], {(MAILER, "gone"), (MAILER, "back")})
+    assert ledger.take_dropped() == {(MAILER, "gone")}
+
+
+def test_a_proxy_that_counts_anew_takes_nothing_from_the_total(ledger):
+    """It forgets an instance that was quiet for long, and may then see it again."""
+    ledger.use("p1", [usage(URI, "i-1", requests=40, connections=1)], NONE, NOW)
+    ledger.use("p1", [usage(URI, "i-1", requests=2, connections=1)], NONE, LATER)
+    ledger.use("p1", [usage(URI, "i-1", requests=3, connections=1)], NONE, LATER)
+    assert (only(ledger).total.requests, only(ledger).total.connections) == (43, 1)
 
 
 def test_agents_are_matched_by_name(ledger):

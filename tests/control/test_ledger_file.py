@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 from haltwire.wire.names import AgentRef
-from haltwire_control.ledger import Beat
+from haltwire_control.ledger import KEPT_FOR, Beat
 from haltwire_control.ledger_file import LedgerFile
 from support.control import usage
 
@@ -33,7 +33,7 @@ async def test_what_could_not_be_written_is_written_later(tmp_path, monkeypatch,
     file = LedgerFile(tmp_path / "ledger.db")
     file.ledger.beat(MAILER, "i-1", Beat(), NOW)
 
-    def refuse(_instances):
+    def refuse(*_):
         raise sqlite3.OperationalError("disk full")
 
     with monkeypatch.context() as broken:
@@ -61,3 +61,16 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "ledger.db").write_text("no database at all, " * 50)
     with pytest.raises(sqlite3.DatabaseError):
         LedgerFile(tmp_path / "ledger.db")
+
+
+async def test_what_the_ledger_has_dropped_is_dropped_from_the_file(tmp_path):
+    file = LedgerFile(tmp_path / "ledger.db")
+    for name in ("i-1", "i-2"):
+        file.ledger.beat(MAILER, name, Beat(), NOW)
+    await file.flush()
+    file.ledger.forget(NOW + KEPT_FOR * 2)
+    file.ledger.beat(MAILER, "i-2", Beat(), NOW)
+    await file.close()
+    again = LedgerFile(tmp_path / "ledger.db")
+    assert [one.instance for one in again.ledger.instances(MAILER)] == ["i-2"]
+    await again.close()

@@ -42,6 +42,7 @@ async def test_what_needs_a_key_says_so(document):
         "/healthz",
         "/readyz",
         "/health",
+        "/metrics",
         "/ca.pem",
         "/ca-bundle.pem",
         "/openapi.json",

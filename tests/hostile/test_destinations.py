@@ -73,7 +73,10 @@ class Agent:
     async def _ask(self, what: str) -> tuple[int, dict]:
         wire = await self.open()
         method, target = what.split(" ", 1)
-        lines = f"{method} {target} HTTP/1.1\r\n{self.header}\r\n\r\n"
+        host = (
+            f"Host: {target.partition('://')[2].partition('/')[0]}\r\n" if method == "GET" else ""
+        )
+        lines = f"{method} {target} HTTP/1.1\r\n{host}{self.header}\r\n\r\n"
         await wire.send(lines.encode())
         answer = await wire.answer(head=method == "CONNECT")
         wire.close()

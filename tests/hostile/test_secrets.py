@@ -230,7 +230,9 @@ async def session(tmp_path_factory):
         found.said["the database"] = b"".join(
             p.read_bytes() for name, p in kept.items() if name.startswith("haltwire.db")
         )
-        others = [p for name, p in kept.items() if name not in ("admin.key", "haltwire-ca.pem")]
+        keys = {"admin.key", "haltwire-ca.pem", "listener.pem"}
+        assert all(kept[name].stat().st_mode & 0o777 == 0o600 for name in keys)
+        others = [p for name, p in kept.items() if name not in keys]
         found.said["every other file"] = b"".join(p.read_bytes() for p in others)
         await system.stop()
         found.said["what the processes said"] = system.output.encode()

@@ -280,7 +280,11 @@ async def test_a_store_that_cannot_be_written(shared, origin, fault, because, re
         stored = {k["kill_id"] for k in answer.get("kills", ()) if k["durable"]}
         return status == 200 and receipt["kill_id"] in stored
 
+    async def is_ready() -> bool:
+        return (await shared.api("GET", "/readyz"))[0] == 200
+
     await until(is_stored)
+    await until(is_ready)
     _, shown = await shared.api("GET", f"/v1/mesh/kills/{receipt['kill_id']}")
     assert shown["receipt"]["durable"] is True
     assert (agent.reached, killed.reached) == (0, 0)

@@ -6,7 +6,7 @@ import ssl
 import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
-from haltwire_proxy import addon
+from haltwire_proxy import addon, one_authority
 from mitmproxy import http
 from mitmproxy.test import tflow
 from support.client import Wire, tls_tunnel, tunnel
@@ -107,12 +107,15 @@ async def test_the_way_around_us_by_http_3_is_not_advertised(world, authority):
     assert "alt-svc" not in answer.headers
 
 
-@pytest.mark.parametrize("step", ["agrees", "_malformed", "_another_host"])
-async def test_a_fault_in_any_step_refuses(world, tls_origin, monkeypatch, caplog, step):
+@pytest.mark.parametrize(
+    ("module", "step"),
+    [(addon, "agrees"), (addon, "another_sni"), (one_authority, "_judge")],
+)
+async def test_a_fault_in_any_step_refuses(world, tls_origin, monkeypatch, caplog, module, step):
     def fail(*_, **__):
         raise RuntimeError("injected")
 
-    monkeypatch.setattr(addon, step, fail)
+    monkeypatch.setattr(module, step, fail)
     target = f"localhost:{tls_origin.port}"
     wire = await tls_tunnel(world.port, target, "acme.prod.reader", INTERCEPTED, world.ca_file)
     answer = await wire.request("GET", "/echo", f"Host: {target}")
@@ -143,7 +146,7 @@ async def test_a_hook_that_raises_later_cuts_the_connection(
         ("http://haltwire.internal./ca.pem", 200, None),
         ("http://haltwire.internal:80/ca.pem", 200, None),
         ("http://haltwire.internal:8080/ca.pem", 403, "destination_denied"),
-        ("https://haltwire.internal/ca.pem", 403, "destination_denied"),
+        ("https://haltwire.internal/ca.pem", 400, "malformed_request"),
         ("http://haltwire.internal/v1/mesh/kill", 404, "not_found"),
     ],
 )

@@ -119,7 +119,7 @@ async def test_operator_calls_do_not_exist(agent_world, control, method, path):
 
 async def test_a_second_call_behind_the_first_is_not_served(agent_world, control):
     wire = await Wire.open(agent_world.port)
-    call = f"POST {HEARTBEAT} HTTP/1.1\r\n{AUTH}\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
+    call = f"POST {HEARTBEAT} HTTP/1.1\r\nHost: haltwire.internal\r\n{AUTH}\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
     await wire.send((call + BODY) * 2)
     assert (await wire.answer()).status == 200
     assert await wire.ended() == b""
@@ -129,7 +129,7 @@ async def test_a_second_call_behind_the_first_is_not_served(agent_world, control
 async def test_a_large_body_is_refused(agent_world, control):
     wire = await Wire.open(agent_world.port)
     await wire.send(
-        f"POST {HEARTBEAT} HTTP/1.1\r\n{AUTH}\r\nContent-Length: 3000000\r\n\r\n".encode()
+        f"POST {HEARTBEAT} HTTP/1.1\r\nHost: haltwire.internal\r\n{AUTH}\r\nContent-Length: 3000000\r\n\r\n".encode()
     )
     wire.writer.write(b"x" * 3_000_000)
     assert (await wire.answer()).status == 413

@@ -5,7 +5,7 @@ import os
 import select
 import socket
 import struct
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from haltwire.wire.names import AgentRef
@@ -58,6 +58,15 @@ def test_only_what_matches_is_cut_and_forgotten():
     assert log == [("abort", "victim")]
     assert connections.count == 1
     assert victim.tally.connections == 0
+
+
+def test_an_instance_has_been_seen_until_its_connection_ended():
+    """A receipt names who was there within the last minutes, also by one connection that was old."""
+    moments = [NOW, NOW + timedelta(hours=2)]
+    connections = Connections(Tallies(), lambda: moments.pop(0))
+    connection = connections.register(identity(MAILER), "tunnel", "a.test", Side([], "c"))
+    connections.forget(connection)
+    assert connection.tally.last_seen_at == NOW + timedelta(hours=2)
 
 
 def test_a_connection_is_cut_once_and_forgetting_is_idempotent():

@@ -231,7 +231,7 @@ async def test_the_gate_is_asked_again_when_the_dial_is_done(world, origin, monk
     assert world.enforcer.connections.count == 0
 
 
-@pytest.mark.parametrize("step", ["identify", "parse_head", "_destination"])
+@pytest.mark.parametrize("step", ["parse_head", "admit"])
 async def test_a_fault_in_any_step_refuses(world, origin, monkeypatch, step, caplog):
     def fail(*_, **__):
         raise RuntimeError("injected")
@@ -257,12 +257,19 @@ async def test_a_fault_in_the_decision_refuses(world, origin, monkeypatch, caplo
     assert origin.connections == []
 
 
-async def test_a_head_that_never_ends_is_not_waited_for(world, monkeypatch):
-    monkeypatch.setattr(door, "HEAD_TIMEOUT_S", 0.05)
+async def test_a_head_that_never_ends_is_not_waited_for(world):
+    world.limit(head_s=0.05)
     wire = await Wire.open(world.port)
     await wire.send(b"CONNECT a.te")
+    assert (await wire.answer()).json()["error"] == "request_timeout"
     assert await wire.ended() == b""
-    wire.close()
+
+
+async def test_a_client_that_says_nothing_is_told_nothing(world):
+    """What waits unused in a client's pool would take a 408 for the answer to its next request."""
+    world.limit(head_s=0.05)
+    wire = await Wire.open(world.port)
+    assert await wire.ended() == b""
 
 
 def test_a_server_that_speaks_first_is_heard(data_dir, authority):
@@ -318,7 +325,8 @@ def test_a_client_that_has_reset_before_it_was_accepted_leaves_nothing(data_dir,
 async def test_a_refused_head_request_gets_no_body(world):
     world.kill("agent://acme/prod/mailer")
     answer = await raw_request(
-        world.port, f"HEAD http://a.test/ HTTP/1.1\r\n{CREDENTIALS}\r\n\r\n".encode()
+        world.port,
+        f"HEAD http://a.test/ HTTP/1.1\r\nHost: a.test\r\n{CREDENTIALS}\r\n\r\n".encode(),
     )
     assert answer.startswith(b"HTTP/1.1 403 ")
     assert answer.endswith(b"\r\n\r\n")

@@ -321,3 +321,19 @@ async def test_what_is_opened_in_time_is_given_back(enforcer):
     connection = enforcer.connections.register(ME, "inspected", "a.test", Client())
     assert await enforcer.undisturbed(connection, asyncio.sleep(0, "opened")) == "opened"
     assert not connection.dials
+
+
+async def test_a_worker_that_cannot_carry_out_an_order_ends(world, monkeypatch, caplog):
+    """The view is in force by then: it would be called applied, with connections that it never cut."""
+    ended = []
+    world.enforcer.give_up = lambda: ended.append(1)
+
+    def fail(*_):
+        raise RuntimeError("injected")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(world.enforcer.connections, "cut", fail)
+        with pytest.raises(AssertionError):  # no acknowledgement
+            world.kill("agent://acme/prod/mailer")
+    assert ended == [1]
+    assert "could not be carried out" in caplog.text

@@ -1,20 +1,25 @@
 """An event is handled in pieces, rests only where a cut would report the truth, and a flood of streams is cut."""
 
 import asyncio
+import contextlib
 import socket
+import ssl
+from types import SimpleNamespace
 
 import h2.config
 import h2.connection
 import h2.events
 import pytest
-from haltwire_proxy.floods import HTTP2_PIECE, MAX_STREAMS, handled, pieces
+from h2.frame_buffer import FrameBuffer
+from haltwire_proxy import floods
+from haltwire_proxy.floods import HTTP2_PIECE, MAX_STREAMS, handled, header_block_bytes, pieces
 from mitmproxy.connection import Client
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers.http._hooks import HttpRequestHook
 from mitmproxy.test.tflow import tflow
-from support.client import tls_tunnel
+from support.client import Wire, tls_tunnel
 from support.scripted import Stage, until
-from support.world import INTERCEPTED
+from support.world import INTERCEPTED, basic
 
 READER = ("acme.prod.reader~i-1", INTERCEPTED)
 AGENT = "agent://acme/prod/reader"
@@ -161,3 +166,62 @@ async def answers(wire, client):
     except ConnectionError:
         pass
     return False
+
+
+async def test_a_client_that_pings_and_never_reads_is_cut(world, tls_origin, monkeypatch):
+    """Each answer is as long as its question: 200 MB of pings would be 200 MB in our memory.
+
+    With `check_unread` left out, pings were taken for twenty seconds, until the test ended.
+    """
+    monkeypatch.setattr(floods, "MAX_UNREAD_BYTES", 100_000)
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", world.port))
+    wire = Wire(*await asyncio.open_connection(sock=sock, limit=4096))
+    head = f"Proxy-Authorization: {basic(*READER)}"
+    assert (await wire.request("CONNECT", tls_origin.host, head)).status == 200
+    context = ssl.create_default_context(cafile=str(world.ca_file))
+    context.set_alpn_protocols(["h2"])
+    await wire.start_tls(context, "127.0.0.1")
+    client = h2.connection.H2Connection(h2.config.H2Configuration())
+    client.initiate_connection()
+    await wire.send(client.data_to_send())
+    for _ in range(1000):
+        client.ping(bytes(8))
+    pings = client.data_to_send()
+
+    async def flood():
+        while world.enforcer.connections.count:
+            await wire.send(pings)
+
+    with contextlib.suppress(ConnectionError):
+        await asyncio.wait_for(flood(), 20)
+    assert world.enforcer.tallies.totals["limit.unread_bytes"] == 1
+    assert world.enforcer.connections.count == 0
+
+
+@pytest.mark.parametrize(
+    ("frames", "size"),
+    [
+        pytest.param(b"", 0, id="nothing"),
+        pytest.param(b"\x00\x00\x08\x06\x00\x00\x00", 0, id="the beginning of a ping"),
+        pytest.param(b"\x00\x40\x00\x00\x00\x00\x00\x00\x01" + bytes(500), 0, id="of data"),
+        pytest.param(b"\x00\x40\x00\x01\x04\x00\x00\x00\x01" + bytes(500), 509, id="of a head"),
+        pytest.param(b"\x00\x00\x02\x01\x00\x00\x00\x00\x01\x82\x84", 2, id="a head to continue"),
+        pytest.param(
+            b"\x00\x00\x01\x01\x00\x00\x00\x00\x01\x82"
+            b"\x00\x00\x03\x09\x00\x00\x00\x00\x01abc\x00\x00\x03\x09",
+            8,
+            id="continued, and the beginning of more",
+        ),
+        pytest.param(b"\x00\x00\x01\x01\x05\x00\x00\x00\x01\x82", 0, id="a head that has ended"),
+    ],
+)
+def test_what_is_kept_of_a_header_block_is_known(frames, size):
+    buffer = FrameBuffer()
+    buffer.max_frame_size = 1 << 17
+    buffer.add_data(frames)
+    list(buffer)
+    http2 = SimpleNamespace(h2_conn=SimpleNamespace(incoming_buffer=buffer))
+    assert header_block_bytes(http2) == size

@@ -7,7 +7,7 @@ import pytest
 from haltwire.wire.messages import TokenRule
 from haltwire.wire.refusals import Refusal
 from haltwire.wire.selectors import Selector
-from haltwire_proxy.identity import Identity, agrees, identify, is_ours
+from haltwire_proxy.identity import Identity, agrees, identify
 
 MAILER = "agent://acme/prod/mailer"
 PINNED = "hwa_" + "p" * 43
@@ -263,26 +263,3 @@ def test_a_revoked_secret_on_a_later_head_is_invalid():
     refusal = agrees([bearer(PINNED)], FIRST, {}, PEER, True)
     assert refusal is not None
     assert refusal.code == INVALID
-
-
-@pytest.mark.parametrize(
-    ("name", "ours"),
-    [
-        (b"Proxy-Authorization", True),
-        (b"PROXY_AUTHORIZATION", True),
-        (b"proxy-connection", True),
-        (b"Proxy_Connection", True),
-        (b"X-Agent-URI", True),
-        (b"x_agent_instance", True),
-        (b"X_Agent-Anything", True),
-        (b"X-Agent-", True),
-        (b"X-Agents", False),
-        (b"X-Agent", False),
-        (b"Authorization", False),
-        (b"Proxy-Authenticate", False),
-        (b"Connection", False),
-        (b"User-Agent", False),
-    ],
-)
-def test_what_never_reaches_an_upstream(name, ours):
-    assert is_ours(name) is ours

@@ -172,7 +172,7 @@ async def test_usage_is_told_when_something_changed(control, linked):
     from haltwire.wire.names import AgentRef
 
     await asyncio.wait_for(linked.ready.wait(), 5)
-    linked.enforcer.tallies.seen(AgentRef(("acme", "prod", "mailer")), "i-1", utc_now())
+    linked.enforcer.tallies.seen("T1", AgentRef(("acme", "prod", "mailer")), "i-1", utc_now())
     usage = await control.hear(Usage, lambda u: u.instances)
     assert usage.instances[0].instance == "i-1"
 
@@ -278,3 +278,16 @@ async def test_what_goes_on_is_told_again_on_a_new_link(control, linked):
     await control.links[-1].close()
     await control.hear(Hello)
     await control.hear(Report, lambda r: r.live == 1)
+
+
+async def test_totals_are_told_when_nothing_else_has_changed_and_again_on_a_new_link(
+    control, linked
+):
+    """Limits are come up against by those who are nobody, too."""
+    await asyncio.wait_for(linked.ready.wait(), 5)
+    linked.enforcer.tallies.count("limit.head_s")
+    told = await control.hear(Usage, lambda u: u.totals)
+    assert told.totals == {"limit.head_s": 1}
+    control.heard.clear()
+    await control.links[-1].close()
+    await control.hear(Usage, lambda u: u.totals == {"limit.head_s": 1})

@@ -10,6 +10,7 @@ from haltwire.wire.names import (
     check_instance,
     check_seen_instance,
     peer_instance,
+    source_of,
     split_userinfo,
 )
 from hypothesis import given
@@ -191,3 +192,19 @@ def test_userinfo(text, parts):
 def test_no_userinfo(text):
     with pytest.raises(ValueError):
         split_userinfo(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "source"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2::/64", "2001:db8:1:2::/64"),
+        ("others", "others"),
+    ],
+)
+def test_failures_are_counted_by_address_or_network(host, source):
+    assert source_of(host) == source

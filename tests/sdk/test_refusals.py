@@ -26,6 +26,7 @@ FIELDS = [
 ]
 # RFC 9209, section 2.3, those that a refusal may name.
 PROXY_ERRORS = {
+    "connection_limit_reached",
     "connection_timeout",
     "destination_ip_prohibited",
     "destination_unavailable",
@@ -44,7 +45,11 @@ STATUSES = {
     "agent_required": 407,
     "authority_mismatch": 421,
     "identity_switched": 421,
+    "too_many_instances": 429,
     "headers_too_large": 431,
+    "request_timeout": 408,
+    "rate_exceeded": 429,
+    "proxy_full": 503,
     "upstream_unreachable": 502,
     "upstream_timeout": 504,
     "enforcement_unknown": 503,
@@ -109,11 +114,11 @@ def test_the_contracts_status(code):
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_only_407_challenges_and_only_ours_can_be_retried(code):
+def test_only_407_challenges_and_only_what_passes_can_be_retried(code):
     given = refusal(code)
     fields = dict(given.headers())
     assert (CHALLENGE in given.headers()) is (given.status == 407)
-    assert ("Retry-After" in fields) is (given.status == 503)
+    assert ("Retry-After" in fields) is (given.status in (429, 503))
     assert (fields.get("x-should-retry") == "false") is (code == "agent_killed")
 
 

@@ -36,6 +36,7 @@ class Operator:
             self._system.control_url,
             headers={"Authorization": f"Bearer {self._system.key}"},
             trust_env=False,
+            connector=aiohttp.TCPConnector(ssl=self._system.context()),
         )
         await self.call(
             "GET", "/v1/mesh/kills"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -61,8 +63,12 @@ async def run(
 class System:
     """One `haltwire up`."""
 
-    def __init__(self, data_dir: Path, *options: str) -> None:
+    prefix: tuple[str, ...] = ()
+    "What it is started by, such as a shell that sets limits."
+
+    def __init__(self, data_dir: Path, *options: str, env: dict[str, str] | None = None) -> None:
         self.data_dir = data_dir
+        self._env = CLEAN if env is None else env
         self._options = options
 
     async def __aenter__(self) -> System:
@@ -74,6 +80,7 @@ class System:
 
     async def start(self) -> None:
         self.process = await asyncio.create_subprocess_exec(
+            *self.prefix,
             sys.executable,
             "-m",
             "haltwire_cli",
@@ -85,7 +92,7 @@ class System:
             "--control-listen",
             "127.0.0.1:0",
             *self._options,
-            env=CLEAN,
+            env=self._env,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
@@ -98,6 +105,9 @@ class System:
         said = json.loads(endpoints.read_text())
         self.proxy_url, self.control_url = said["proxy_url"], said["control_url"]
         self.ca_file = Path(said["ca_file"])
+        self.control_ca = Path(said.get("control_certificate") or said["ca_file"])
+        self.pinned = "control_certificate" in said
+        self._trusted = self.control_ca.read_text()
         self.key = (self.data_dir / "admin.key").read_text().strip()
 
     @property
@@ -127,13 +137,23 @@ class System:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
         )
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self.context())
+        )
         try:
             with opener.open(request, timeout=35) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, json.load(error)
+
+    def context(self) -> ssl.SSLContext:
+        """What takes this control server's certificate and no other."""
+        with contextlib.suppress(FileNotFoundError):  # a test may have taken the directory away
+            self._trusted = self.control_ca.read_text()
+        context = ssl.create_default_context(cadata=self._trusted)
+        context.check_hostname = not self.pinned
+        return context
 
     async def token(self, selector: str, tls: str | None = None) -> str:
         """The proxy URL, with its secret, of a new agent token."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import ssl
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,12 @@ from haltwire_proxy.agent_api import AgentApi
 from haltwire_proxy.authority import ensure_ca, upstream_roots
 from haltwire_proxy.clock import boottime, utc_now
 from haltwire_proxy.destinations import Dialer, Rules
-from haltwire_proxy.door import Door, Services
+from haltwire_proxy.door import Door
 from haltwire_proxy.enforcer import Enforced, Enforcer
 from haltwire_proxy.inspector import Inspector
+from haltwire_proxy.lobby import inner_lobby
+from haltwire_proxy.overload import Overload
+from haltwire_proxy.services import Services
 
 SECRET = "hwa_" + "s" * 43
 INTERCEPTED = "hwa_" + "i" * 43
@@ -68,8 +73,15 @@ def basic(label: str, secret: str) -> str:
 class World:
     """One worker on a port of its own; `kill`, `resume` and `lose_lease` act at once."""
 
-    def __init__(self, data_dir: Path, upstream_ca: Path | None, control_url: str) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        upstream_ca: Path | None,
+        control_url: str,
+        listener_tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.data_dir = data_dir
+        self._listener_tls = listener_tls
         self._upstream_ca = upstream_ca
         self._control_url = control_url
         self.revision = 1
@@ -88,7 +100,13 @@ class World:
             upstream_roots(self.data_dir, self._upstream_ca),
         )
         self.services = Services(
-            self.enforcer, self.dialer, self.inspector, self.agent_api, "tunnel", ()
+            self.enforcer,
+            self.dialer,
+            self.inspector,
+            self.agent_api,
+            "tunnel",
+            (),
+            self._listener_tls,
         )
         self.snapshot()
         self.renew()
@@ -118,6 +136,12 @@ class World:
 
     def renew(self, lease_ms: int = 3_600_000) -> None:
         self.enforcer.renewed(Renewed(boottime(), "epoch", self.revision, lease_ms))
+
+    def limit(self, **limits: float) -> None:
+        """Set limits for what comes from now on; what is counted begins anew."""
+        self.enforcer.limits = replace(self.enforcer.limits, **limits)
+        self.services.overload = Overload(self.enforcer, self.agent_api)
+        self.inspector.lobby = inner_lobby(self.enforcer.limits)
 
     def kill(
         self, selector: str, reason: str | None = "wrong e-mails", mode: str = "cut", **more: Any

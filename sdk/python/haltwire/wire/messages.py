@@ -7,8 +7,10 @@ Each travels as one JSON object whose `type` is the class's name in lower case. 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from haltwire.wire.codec import decode, encode
@@ -189,6 +191,8 @@ class Usage:
     instances: tuple[InstanceUsage, ...] = ()
     mismatches: tuple[Mismatch, ...] = ()
     connections: int = 0
+    totals: Mapping[str, int] = MappingProxyType({})
+    "Of this process since its start, none of which ever falls; empty when none has changed."
 
 
 @dataclass(frozen=True, slots=True)

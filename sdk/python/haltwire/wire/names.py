@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from urllib.parse import unquote
 
 SCHEME = "agent://"
@@ -91,6 +92,18 @@ def check_seen_instance(text: str) -> str:
 def peer_instance(host: str) -> str:
     """The name of an instance that did not name itself: its peer address."""
     return f"ip:{host.partition('%')[0]}"
+
+
+def source_of(host: str) -> str:
+    """By what failures of a peer are counted: its address, or the /64 that one IPv6 host has to itself."""
+    plain = host.partition("%")[0]
+    try:
+        address = IPv6Address(plain)
+    except ValueError:
+        return plain
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return f"{IPv6Address(int(address) >> 64 << 64)}/64"
 
 
 def split_userinfo(text: str) -> tuple[str, str]:

@@ -38,14 +38,18 @@ CODES = MappingProxyType(
         ),
         "identity_mismatch": _Code(407, "Proxy Authentication Required", "http_request_denied"),
         "agent_required": _Code(407, "Proxy Authentication Required", "http_request_denied"),
+        "request_timeout": _Code(408, "Request Timeout", "http_request_error"),
         "request_too_large": _Code(413, "Content Too Large", "http_request_error"),
         "authority_mismatch": _Code(421, "Misdirected Request", "http_request_denied"),
         "identity_switched": _Code(421, "Misdirected Request", "http_request_denied"),
+        "too_many_instances": _Code(429, "Too Many Requests", "http_request_denied", 60),
         "headers_too_large": _Code(431, "Request Header Fields Too Large", "http_request_error"),
+        "rate_exceeded": _Code(429, "Too Many Requests", "http_request_denied", 1),
         "upstream_unreachable": _Code(502, "Bad Gateway", "destination_unavailable"),
         "upstream_timeout": _Code(504, "Gateway Timeout", "connection_timeout"),
         "enforcement_unknown": _Code(503, "Service Unavailable", "proxy_internal_error", 1),
         "enforcement_failed": _Code(503, "Service Unavailable", "proxy_internal_error", 1),
+        "proxy_full": _Code(503, "Service Unavailable", "connection_limit_reached", 1),
         "control_unreachable": _Code(503, "Service Unavailable", "proxy_internal_error", 1),
     }
 )
