@@ -95,6 +95,10 @@ class Hello:
     revision: int
     kill_ids: tuple[str, ...] = ()
     "The orders that it enforces."
+    on_stale: str = "hold"
+    "What it does beyond its lease: `hold`, `refuse`, or `keep`, which lets traffic pass and so never counts as fenced."
+    agent_residual_max: int | None = None
+    "Bytes that the kernel may hold queued towards upstreams for one agent, at most, when this process stands still."
 
 
 @dataclass(frozen=True, slots=True)
