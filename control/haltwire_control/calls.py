@@ -164,6 +164,12 @@ async def _document(request: web.Request) -> Any:
             retryable=True,
             headers={"Connection": "close"},
         ) from error
+    except (
+        ConnectionError
+    ) as error:  # nobody is left to read this; a traceback each would fill the log
+        raise ApiError(
+            400, "body_incomplete", "the client went before its body was whole"
+        ) from error
     if not raw.strip():
         return {}
     if holds_secret(raw):
