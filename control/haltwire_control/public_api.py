@@ -49,7 +49,7 @@ class PublicApi:
         if self._service.state.volatile:
             raise _not_ready("an order in force is not stored yet")
         if self._service.store.is_full:
-            raise _not_ready("the disk is full: only orders are stored")
+            raise _not_ready("the disk is full or failing: only orders are stored")
         if time.monotonic() - self._proven_at > PROVEN_FOR_S:
             try:
                 await self._service.store.probe()
