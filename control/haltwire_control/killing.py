@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from haltwire.wire.orders import DRAIN, HOLD
-from haltwire.wire.receipts import GONE, Receipt
+from haltwire.wire.receipts import GONE, PROXY_PENDING, Receipt
 
 from haltwire_control import kills, lifetimes, notes, roster
 from haltwire_control.auth import new_id
@@ -151,13 +151,15 @@ class Killing:
         stored = await service.store.kill(kill_id)
         receipt = self.proving.latest(kill_id) or (stored.receipt if stored else None)
         order = service.in_force.by_id.get(kill_id)
-        if receipt is not None and (receipt.confirmed or order is None):
+        settled = receipt is not None and receipt.unconfirmed_because != PROXY_PENDING
+        if receipt is not None and (settled or order is None):
             return receipt
         if order is None:
             raise AlreadyDoneError(
                 f"the kill {kill_id} was ordered by the first request under this Idempotency-Key and has been lifted since; nothing was stopped again"
             )
         asked = receipt.requested_at if receipt else attempt.at
+        arrived -= max(0.0, (now() - attempt.at).total_seconds())
         return await self.proving.answer(
             self._stopping(order, service.state, asked, arrived), wait_s
         )
