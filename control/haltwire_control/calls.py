@@ -16,8 +16,9 @@ from pydantic import BaseModel, ValidationError
 from haltwire_control.attempts import FailedAttempts
 from haltwire_control.auth import AGENT, Caller, caller_of, digest_of, holds_secret, may
 from haltwire_control.errors import ApiError
+from haltwire_control.idempotency import Once, once_of
 from haltwire_control.perimeter import trust
-from haltwire_control.service import Service
+from haltwire_control.service import Service, now
 from haltwire_control.state import Actor
 
 BODY_LIMIT = 1024 * 1024
@@ -39,6 +40,8 @@ class Call:
     "An instance of the route's body model."
     query: Any = None
     "An instance of the route's query model."
+    once: Once | None = None
+    "What the Idempotency-Key of a write makes of it."
 
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -59,6 +62,8 @@ class Route:
     answer: type[BaseModel] | str | None = None
     "The model of the answer, or its content type."
     status: int = 200
+    writes: bool = False
+    "Whether it takes an Idempotency-Key."
     errors: tuple[int, ...] = field(default=())
 
 
@@ -91,8 +96,12 @@ class Gatekeeper:
             call.query = _validate(route.query, _plain_query(request))
         elif request.query_string:
             raise ApiError(422, "invalid_field", "this route takes no query")
+        document: Any = None
         if route.body is not None:
-            call.body = _validate(route.body, await _document(request))
+            document = await _document(request)
+            call.body = _validate(route.body, document)
+        if route.writes:
+            call.once = _once(request, call.caller.actor, document)
         return call
 
     def _authenticate(self, request: web.Request, now: float) -> Caller:
@@ -137,6 +146,18 @@ def _secret_of(request: web.Request) -> str:
     if key and key != secret.strip():
         raise ApiError(400, "credentials_ambiguous", "send one key, once")
     return secret.strip()
+
+
+def _once(request: web.Request, actor: Actor, document: Any) -> Once | None:
+    keys = request.headers.getall("Idempotency-Key", ())
+    if not keys:
+        return None
+    try:
+        if len(keys) > 1:
+            raise ValueError("send one Idempotency-Key, once")
+        return once_of(keys[0], actor, request.method, request.rel_url.path, document, now())
+    except ValueError as error:
+        raise ApiError(400, "invalid_idempotency_key", str(error)) from error
 
 
 def _plain_query(request: web.Request) -> dict[str, str]:

@@ -51,7 +51,8 @@ def route_table(
             KILL,
             body=models.KillBody,
             answer=answers.ReceiptAnswer,
-            errors=(503,),
+            writes=True,
+            errors=(409, 503),
         ),
         Route(
             "POST",
@@ -61,7 +62,8 @@ def route_table(
             KILL,
             body=models.ResumeBody,
             answer=answers.ReceiptAnswer,
-            errors=(503,),
+            writes=True,
+            errors=(409, 503),
         ),
         Route(
             "GET",
@@ -80,7 +82,8 @@ def route_table(
             KILL,
             body=models.KillSelectorBody,
             answer=answers.ReceiptAnswer,
-            errors=(503,),
+            writes=True,
+            errors=(409, 503),
         ),
         Route(
             "POST",
@@ -90,7 +93,8 @@ def route_table(
             KILL,
             body=models.ResumeSelectorBody,
             answer=answers.ReceiptAnswer,
-            errors=(404, 503),
+            writes=True,
+            errors=(404, 409, 503),
         ),
         Route(
             "GET",
@@ -118,7 +122,8 @@ def route_table(
             KILL,
             body=models.NoteBody,
             answer=answers.NoteAnswer,
-            errors=(404, 503),
+            writes=True,
+            errors=(404, 409, 503),
         ),
         Route(
             "GET",
@@ -153,8 +158,9 @@ def route_table(
             ADMINISTER,
             body=models.TokenBody,
             answer=answers_admin.TokenMade,
+            writes=True,
             status=201,
-            errors=(503,),
+            errors=(409, 503),
         ),
         Route(
             "GET",
@@ -171,7 +177,8 @@ def route_table(
             "Revoke an agent token",
             ADMINISTER,
             answer=answers_admin.RevokedAnswer,
-            errors=(404, 503),
+            writes=True,
+            errors=(404, 409, 503),
         ),
         Route(
             "POST",
@@ -181,6 +188,7 @@ def route_table(
             ADMINISTER,
             body=models.KeyBody,
             answer=answers_admin.KeyMade,
+            writes=True,
             status=201,
             errors=(409, 503),
         ),
@@ -199,6 +207,7 @@ def route_table(
             "Revoke a key",
             ADMINISTER,
             answer=answers_admin.RevokedAnswer,
+            writes=True,
             errors=(404, 409, 503),
         ),
         Route(

@@ -18,6 +18,7 @@ from sqlite_utils import Database, Migrations
 
 from haltwire_control.audit import EventRow
 from haltwire_control.state import (
+    Attempt,
     Key,
     Lifting,
     Note,
@@ -123,6 +124,13 @@ def m002_modes(db: Database) -> None:
         )
 
 
+@migrations()
+def m004_attempts(db: Database) -> None:
+    """Writes that came with an Idempotency-Key."""
+    columns = {"digest": str, "request": str, "at": str, "reference": str}
+    db.table("attempts").create(columns, pk="digest")
+
+
 EVENT_COLUMNS = ", ".join(field.name for field in fields(EventRow))
 INSERT_EVENT = (
     f"INSERT INTO events ({EVENT_COLUMNS}) VALUES ({', '.join('?' for _ in fields(EventRow))})"  # noqa: S608 - our names
@@ -133,7 +141,10 @@ _TABLES: dict[type[Record], str] = {
     Key: "keys",
     ProxyRecord: "proxies",
     Note: "notes",
+    Attempt: "attempts",
 }
+ATTEMPTS_KEPT = 10_000
+"Rows of `attempts`: as many as are remembered."
 _LIVE_ONLY = {"tokens": "revoked_at", "keys": "revoked_at", "proxies": "gone_at"}
 
 
@@ -155,6 +166,11 @@ def write(connection: sqlite3.Connection, record: Record) -> None:
         f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({places})",  # noqa: S608 - our names
         tuple(row.values()),
     )
+    if isinstance(record, Attempt):
+        connection.execute(
+            "DELETE FROM attempts WHERE rowid <= (SELECT max(rowid) FROM attempts) - ?",
+            (ATTEMPTS_KEPT,),
+        )
 
 
 def event_values(row: EventRow) -> tuple[Any, ...]:
@@ -202,6 +218,10 @@ def load_state(connection: sqlite3.Connection, lifted_remembered: int) -> State:
         {token.digest: token for token in _live(connection, Token)},
         {key.digest: key for key in _live(connection, Key)},
         {proxy.proxy_id: proxy for proxy in _live(connection, ProxyRecord)},
+        attempts={
+            row["digest"]: decode(Attempt, dict(row))
+            for row in connection.execute("SELECT * FROM attempts ORDER BY rowid")
+        },
     )
 
 

@@ -128,6 +128,19 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """A write that came with an Idempotency-Key, and what it made."""
+
+    digest: str
+    "Of the caller and the key."
+    request: str
+    "The digest of what was asked for."
+    at: datetime
+    reference: str
+    "The id of what was made, as the route that made it knows it."
+
+
+@dataclass(frozen=True, slots=True)
 class Actor:
     """Who asks for a change."""
 
@@ -176,6 +189,8 @@ class State:
     "Proxies not seen to end, by id."
     volatile: frozenset[str] = frozenset()
     "Ids of orders in force that the store has not taken yet."
+    attempts: Mapping[str, Attempt] = field(default_factory=dict)
+    "The latest writes that came with an Idempotency-Key, oldest first, by digest."
 
     @property
     def kills(self) -> tuple[Kill, ...]:
@@ -183,7 +198,7 @@ class State:
         return tuple(order.kill for order in self.orders)
 
 
-Record = Order | Token | Key | ProxyRecord | StoredReceipt | StoredResume | Note
+Record = Order | Token | Key | ProxyRecord | StoredReceipt | StoredResume | Note | Attempt
 
 
 @dataclass(frozen=True, slots=True)
