@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from haltwire_control.attempts import FailedAttempts
+from haltwire_control.attempts import AGENT_BURST, AGENT_PER_S, Buckets, FailedAttempts
 from haltwire_control.auth import AGENT, Caller, caller_of, digest_of, holds_secret, may
 from haltwire_control.errors import ApiError
 from haltwire_control.idempotency import Once, once_of
@@ -74,6 +74,7 @@ class Gatekeeper:
         self._service = service
         self._local_proxy_digest = digest_of(local_proxy_key) if local_proxy_key else ""
         self._failed = FailedAttempts()
+        self._agents = Buckets(AGENT_BURST, AGENT_PER_S)
 
     async def admit(self, route: Route, request: web.Request) -> Call:
         """The call; ApiError when it may not be made or makes no sense."""
@@ -132,7 +133,21 @@ class Gatekeeper:
             )
         if caller.role != AGENT:
             trust(request)
+        elif caller.token is not None:
+            self._pace(caller.token.token_id, now)
         return caller
+
+    def _pace(self, token_id: str, now: float) -> None:
+        # Before the body is read: what floods us must not cost what an honest call costs.
+        wait_s = self._agents.count(token_id, now)
+        if wait_s is not None:
+            raise ApiError(
+                429,
+                "rate_exceeded",
+                f"this token calls more than {AGENT_PER_S:g} times a second: beat less often",
+                retryable=True,
+                headers={"Retry-After": str(wait_s)},
+            )
 
 
 def _secret_of(request: web.Request) -> str:
