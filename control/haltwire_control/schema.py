@@ -21,6 +21,7 @@ from haltwire_control.state import (
     Attempt,
     Key,
     Lifting,
+    LongestLease,
     Note,
     Order,
     ProxyRecord,
@@ -125,6 +126,14 @@ def m002_modes(db: Database) -> None:
 
 
 @migrations()
+def m003_leases(db: Database) -> None:
+    """What a proxy does beyond its lease, and how much its kernel may still send then."""
+    proxies = db.table("proxies")
+    proxies.add_column("on_stale", str, not_null_default="hold")
+    proxies.add_column("agent_residual_max", int)
+
+
+@migrations()
 def m004_attempts(db: Database) -> None:
     """Writes that came with an Idempotency-Key."""
     columns = {"digest": str, "request": str, "at": str, "reference": str}
@@ -145,6 +154,7 @@ _TABLES: dict[type[Record], str] = {
 }
 ATTEMPTS_KEPT = 10_000
 "Rows of `attempts`: as many as are remembered."
+_LONGEST_LEASE = "longest_lease_ms"
 _LIVE_ONLY = {"tokens": "revoked_at", "keys": "revoked_at", "proxies": "gone_at"}
 
 
@@ -157,6 +167,8 @@ def write(connection: sqlite3.Connection, record: Record) -> None:
     elif isinstance(record, StoredResume):
         table = "resumes"
         row = {"revision": record.revision, "receipt": _text_of(record.receipt)}
+    elif isinstance(record, LongestLease):
+        table, row = "meta", {"name": _LONGEST_LEASE, "value": str(record.lease_ms)}
     elif isinstance(record, Order):
         table, row = "orders", _row_of_order(record)
     else:
@@ -218,6 +230,7 @@ def load_state(connection: sqlite3.Connection, lifted_remembered: int) -> State:
         {token.digest: token for token in _live(connection, Token)},
         {key.digest: key for key in _live(connection, Key)},
         {proxy.proxy_id: proxy for proxy in _live(connection, ProxyRecord)},
+        longest_lease_ms=int(meta.get(_LONGEST_LEASE, 0)),
         attempts={
             row["digest"]: decode(Attempt, dict(row))
             for row in connection.execute("SELECT * FROM attempts ORDER BY rowid")
