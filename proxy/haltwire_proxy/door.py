@@ -230,7 +230,10 @@ class Door(asyncio.Protocol):
         enforcer = services.enforcer
 
         def ended() -> None:
-            enforcer.connections.forget(connection)
+            if (
+                connection.client is down
+            ):  # else it goes on without this upstream, and kills must find it
+                enforcer.connections.forget(connection)
 
         def opened() -> None:
             self._join(connection, up, down)

@@ -25,15 +25,12 @@ from haltwire_proxy.lease import Lease
 from haltwire_proxy.limits import DEFAULTS, MOST_DESCRIPTORS, Limits, fitted
 from haltwire_proxy.replica import Change, Replica, View
 from haltwire_proxy.reporting import Reporting
-from haltwire_proxy.staleness import Rule
+from haltwire_proxy.staleness import DEFAULT, Rule
 from haltwire_proxy.tally import Tallies
 
 log = logging.getLogger(__name__)
 GAVE_UP = 70
 "Exit code of a worker that could not carry out an order; its supervisor starts it anew."
-
-
-_RULE = Rule()
 
 
 class HeldUpError(Exception):
@@ -58,7 +55,7 @@ class Enforcer:
         now: Callable[[], datetime],
         limits: Limits = DEFAULTS,
         descriptors: int = MOST_DESCRIPTORS,
-        rule: Rule = _RULE,
+        rule: Rule = DEFAULT,
     ) -> None:
         self.limits = fitted(limits, descriptors)
         self.descriptors = descriptors
@@ -286,7 +283,9 @@ class Enforcer:
             self.reporting.note_lost(view.orders, connection)
 
 
-NO_WORD = Refusal("enforcement_unknown", "The proxy has no word yet on who may pass. Try again soon.")
+NO_WORD = Refusal(
+    "enforcement_unknown", "The proxy has no word yet on who may pass. Try again soon."
+)
 
 
 def failed() -> Refusal:

@@ -52,8 +52,8 @@ class Lease:
         self._waiting: dict[asyncio.Future[None], None] = {}
         "Who came before anybody was known here."
         self._timer: asyncio.TimerHandle | None = None
-        self._counted_to = replica.lease_end_boot
-        "Up to when the time without a lease is among the totals."
+        self._counted_to: float | None = None
+        "Up to when the time without a lease is among the totals; the time before the first one is not."
         self._warned_boot = float("-inf")
 
     def left(self) -> float:
@@ -145,7 +145,8 @@ class Lease:
 
     def _thaw(self) -> None:
         self._count(self._boottime())
-        log.warning("there is a lease: %d connections go on", len(self._connections.stale))
+        if self._counted_to is not None:
+            log.warning("there is a lease again: what stood still goes on, as far as it may")
         self.judge_anew()
         self._connections.thaw_stale(tuple(self._connections.stale))
         self._wake()
@@ -156,6 +157,8 @@ class Lease:
                 waiter.set_result(None)
 
     def _count(self, now_boot: float) -> None:
+        if self._counted_to is None:
+            return
         lasted_ms = int((now_boot - self._counted_to) * 1000)
         if lasted_ms > 0:
             self._counted_to += lasted_ms / 1000

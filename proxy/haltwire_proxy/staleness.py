@@ -73,6 +73,9 @@ class Rule:
         return lease_end_boot + self.hold_for_s - now_boot if phase is Phase.HOLDING else None
 
 
+DEFAULT = Rule()
+
+
 class Staleness:
     """The phase as it was last looked at, and what each change of it asks for, told once."""
 

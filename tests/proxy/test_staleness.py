@@ -83,5 +83,5 @@ def test_who_waits(on_stale, now, waits):
 
 @pytest.mark.parametrize("wrong", [{"on_stale": "open"}, {"hold_for_s": -1.0}, {"hold_for_s": NAN}])
 def test_a_rule_that_makes_no_sense_is_refused(wrong):
-    with pytest.raises(ValueError, match="one of hold, refuse, keep|time in seconds"):
+    with pytest.raises(ValueError, match=r"one of hold, refuse, keep|time in seconds"):
         Rule(**wrong)
