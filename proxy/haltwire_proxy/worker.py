@@ -61,6 +61,8 @@ class WorkerConfig:
     "For clients that speak TLS to the proxy itself."
     stop_fd: int = 0
     "Its end means that the parent is gone."
+    wait_for_control: bool = True
+    "Whether it is ready only once it has a lease; without, nothing passes until then all the same."
 
 
 async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
@@ -102,14 +104,17 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
             config.tunnel_hosts,
             config.listener_tls,
         )
+        leased = on_ready if config.wait_for_control else lambda: None
         link = Link(
-            session, enforcer, config.control_url, config.proxy_key, config.proxy_id, on_ready
+            session, enforcer, config.control_url, config.proxy_key, config.proxy_id, leased
         )
         # mitmproxy's modules are a hundred thousand objects that never die: no collection goes through them again.
         gc.freeze()
         listener = socket.socket(fileno=config.listen_fd)
         server = await loop.create_server(lambda: Door(services), sock=listener, backlog=BACKLOG)
         following = loop.create_task(link.run(), name="link")
+        if not config.wait_for_control:
+            on_ready()
         try:
             await stop.wait()
         finally:
