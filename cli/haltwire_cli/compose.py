@@ -167,7 +167,9 @@ class _Stages:
             name: value
             for name, value in os.environ.items()
             # mitmproxy would write the keys of all that it reads inside to where the others say.
-            if not name.startswith("HALTWIRE_") and not name.endswith("SSLKEYLOGFILE")
+            if not name.startswith("HALTWIRE_")
+            and not name.endswith("SSLKEYLOGFILE")
+            and name not in plan.secret_variables
         }
 
     def all(self) -> tuple[tuple[Child, ...], ...]:
@@ -207,8 +209,12 @@ class _Stages:
             {
                 "lease_ms": round(control.lease_s * 1000),
                 "local_proxy_key": self._local_key if proxy else "",
-                "proxy_url": self._endpoints.proxy_url or "",
-                "proxy_anywhere": proxy is not None and address_of(proxy).host in ANYWHERE,
+                "proxy_url": control.proxy_url or self._endpoints.proxy_url or "",
+                "proxy_anywhere": not control.proxy_url
+                and proxy is not None
+                and address_of(proxy).host in ANYWHERE,
+                "tokens": [(one.selector, one.tls, one.digest) for one in control.tokens],
+                "admin_key": control.admin_key or "",
                 "tls": self._pair if self._tls.control else None,
             },
         )

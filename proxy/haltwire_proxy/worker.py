@@ -23,6 +23,7 @@ from haltwire_proxy.addon import Addon
 from haltwire_proxy.agent_api import AgentApi
 from haltwire_proxy.authority import ensure_ca, upstream_roots
 from haltwire_proxy.clock import boottime, utc_now
+from haltwire_proxy.control_host import ControlHost, LearningResolver
 from haltwire_proxy.destinations import Dialer, Rules
 from haltwire_proxy.door import Door
 from haltwire_proxy.enforcer import Enforcer
@@ -74,7 +75,10 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     _watch_parent(loop, config.stop_fd, stop)
     async with AsyncExitStack() as closing:
-        connector = aiohttp.TCPConnector(ssl=config.control_tls or True)
+        control = ControlHost(config.control_url)
+        connector = aiohttp.TCPConnector(
+            ssl=config.control_tls or True, resolver=LearningResolver(control)
+        )
         session = await closing.enter_async_context(
             aiohttp.ClientSession(trust_env=False, connector=connector)
         )
@@ -84,6 +88,7 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
                 beyond_loopback=config.beyond_loopback,
                 allow_to=tuple(ip_network(cidr) for cidr in config.allow_to),
                 own=tuple(config.own_addresses),
+                control=control,
                 connect_ports=tuple(config.connect_ports),
             )
         )
