@@ -53,8 +53,10 @@ def create_token(api: Api, selector: str, tls: str | None, as_json: bool) -> Non
     if made.get("proxy_url"):
         click.echo(f"  HTTPS_PROXY  {escape(made['proxy_url'])}")
     elif meant.agent is not None:
+        label = Label(meant.agent, meant.bound_instance)
+        click.echo(f"  HTTPS_PROXY  http://{label}:SECRET@HOST:PORT")
         click.echo(
-            f"  HTTPS_PROXY  http://{escape(Label(meant.agent, meant.bound_instance))}:SECRET@PROXY:PORT, with the secret and the proxy's address: this control server does not know it (`haltwire control --proxy-url` tells it)"
+            "Write the secret and the proxy's address there: this control server was not told where its proxies are (--proxy-url)."
         )
     else:
         click.echo("  HTTPS_PROXY  http://AGENT:SECRET@… with the agent's name, dots for slashes")

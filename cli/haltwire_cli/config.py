@@ -124,7 +124,7 @@ def _token(number: int, entry: Mapping[str, object], folder: Path) -> TokenEntry
 
 def _unknown(key: str, known: Iterable[str]) -> str:
     near = get_close_matches(key, list(known), n=1)
-    return f"there is no {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    return f"there is no {key!r}" + (f": perhaps {near[0]!r} is meant" if near else "")
 
 
 def _toml_name(value: object) -> str:

@@ -292,7 +292,7 @@ def serve(plan: Plan, banner: Callable[[Home, Endpoints], str]) -> None:
 
     config = config_in_use()
     if config:
-        _say(f"haltwire: options are taken from {config.file}, too.", err=True)
+        _say(f"haltwire: options also come from {config.file}.", err=True)
     home = Home(plan.data_dir)
     compose.run(
         plan,

@@ -20,6 +20,7 @@ from haltwire_control.admin_api import AdminApi
 from haltwire_control.agents_api import AgentsApi
 from haltwire_control.api import Api
 from haltwire_control.auth import without_secrets
+from haltwire_control.authorities import Authorities
 from haltwire_control.calls import BODY_LIMIT, Gatekeeper, Route
 from haltwire_control.configured import Configured
 from haltwire_control.credentials import Credentials
@@ -131,7 +132,8 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
                 (ledger_file.follow(), "write the ledger"),
             )
         ]
-        public = PublicApi(service, Following(service, config.lease_ms), directory)
+        authorities = Authorities(directory, has_proxy=bool(config.local_proxy_key))
+        public = PublicApi(service, Following(service, config.lease_ms), authorities)
         routes = route_table(
             AgentsApi(service),
             Api(service, killing),

@@ -10,6 +10,7 @@ from haltwire.wire.messages import Ack, Bye, Hello, Message, Renew, Report, Usag
 from haltwire.wire.selectors import Selector
 
 from haltwire_control import access
+from haltwire_control.authorities import is_certificate
 from haltwire_control.hub import Peer
 from haltwire_control.ledger import Instance
 from haltwire_control.link import Link
@@ -45,6 +46,8 @@ class Following:
         if actor.actor_id is not None and not _is_live(actor.actor_id, service.state):
             return  # revoked since it was shown: who comes later is refused at the door
         peer.key = key
+        if hello.authority is not None and is_certificate(hello.authority):
+            peer.authority = hello.authority
         if hello.epoch == service.state.epoch and hello.revision > service.state.revision:
             await self._begin_epoch(hello)
         service.hub.attach(peer, hello, link, service.state)

@@ -73,6 +73,8 @@ class Peer:
     outlet: Outlet | None = None
     key: str | None = None
     "Whose key it showed when it connected first: nobody else's may speak for it."
+    authority: str | None = None
+    "The CA that signs what it reads inside TLS, in PEM form."
     gone: bool = False
     applied_revision: int = -1
     connected_at: datetime | None = None

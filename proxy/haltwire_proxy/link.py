@@ -53,6 +53,7 @@ class Link:
         key: str,
         proxy_id: str,
         on_ready: Callable[[], None],
+        authority: str | None = None,
     ) -> None:
         self._session = session
         self._enforcer = enforcer
@@ -61,6 +62,7 @@ class Link:
         self._key = key
         self._proxy_id = proxy_id
         self._on_ready = on_ready
+        self._authority = authority
         self._ready = self._leased = False
         self._leaving = False
         self._sequence = 0
@@ -253,6 +255,7 @@ class Link:
             epoch=view.epoch if view else None,
             revision=view.revision if view else 0,
             kill_ids=tuple(order.kill_id for order in view.orders) if view else (),
+            authority=self._authority,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 import time
 from collections.abc import Callable
@@ -65,15 +66,18 @@ def sentence_of(url: str, error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return f"the name in {url} cannot be resolved"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return (
-            f"nothing answers at {url} ({error.os_error.strerror or type(error.os_error).__name__})"
-        )
+        return f"nothing answers at {url} ({_os_reason(error.os_error)})"
     if isinstance(error, TimeoutError):
         return f"{url} does not answer in time"
     if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)):
         hint = "; if it speaks TLS, write https://" if url.startswith("http:") else ""
         return f"{url} closed the connection without an answer{hint}"
     return f"{url} does not answer as a control server does ({type(error).__name__})"
+
+
+def _os_reason(error: OSError) -> str:
+    # asyncio words some of them itself, with the address in Python's own spelling.
+    return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
 
 
 def _answered(url: str, status: int) -> str:
