@@ -60,7 +60,8 @@ class ConfiguredCommand(click.Command):
 
     def _config(self, ctx: click.Context, args: list[str]) -> Config | None:
         given, _, _ = self.make_parser(ctx).parse_args(args)
-        if given.get("help"):
+        helping = self.get_help_option(ctx)
+        if helping is not None and given.get(helping.name):
             return None
         by_name = {option.name: option for option in self.params}
         named = by_name["config"].consume_value(ctx, given)[0]
