@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from haltwire_cli.certificates import names_of, serves_tls
+from haltwire_cli.config import KEEP
 from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
 from haltwire_cli.listen import ANYWHERE, address_of, bind, is_loopback, url_of
@@ -30,6 +31,9 @@ PROXY_BACKLOG = 4096
 CONTROL_BACKLOG = 1024
 RENEWAL_LOOK_S = 60.0
 "How often our own certificate's age and this machine's addresses are looked at."
+
+WARN_EVERY_S = 600.0
+_KEEPS = 'UNSAFE: traffic goes on when the control server is silent, because of on-stale = "keep": a kill that does not reach this proxy stops nothing here, and is never confirmed.'
 
 Ready = Callable[[Endpoints], None]
 Tell = Callable[[str], None]
@@ -118,13 +122,24 @@ async def _serve_until_stopped(
         listeners.close()  # whoever connects from here on is refused instead of left waiting
 
     loop = asyncio.get_running_loop()
-    keeping = loop.create_task(keep(tls.look, tls.look_every_s, tell), name="keep certificates")
+    background = [
+        loop.create_task(keep(tls.look, tls.look_every_s, tell), name="keep certificates")
+    ]
+    if plan.proxy and plan.proxy.on_stale == KEEP:
+        background.append(loop.create_task(_warn(tell), name="warn of keep"))
     try:
         stages = _Stages(plan, claim, listeners, tls, endpoints)
         await supervise(stages.all(), on_ready, on_stop, tell)
     finally:
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+
+
+async def _warn(tell: Tell) -> None:
+    while True:
+        tell(_KEEPS)
+        await asyncio.sleep(WARN_EVERY_S)
 
 
 def _listener_tls(plan: Plan, listeners: Listeners) -> ListenerTls:
@@ -235,6 +250,8 @@ class _Stages:
             "allow_to": proxy.allow_to,
             "connect_ports": proxy.connect_ports,
             "limits": proxy.limits,
+            "on_stale": proxy.on_stale,
+            "hold_for_s": proxy.hold_for_s,
             "beyond_loopback": not is_loopback(address),
         }
         return tuple(

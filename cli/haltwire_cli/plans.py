@@ -45,6 +45,9 @@ class ProxyPlan:
     allow_to: tuple[str, ...] = ()
     connect_ports: tuple[int, ...] = ()
     limits: tuple[str, ...] = ()
+    on_stale: str = "hold"
+    "What it does beyond its lease, for `hold_for_s` at most; `keep` lets traffic pass."
+    hold_for_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)

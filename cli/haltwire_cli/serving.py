@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from haltwire_cli.certificates import Pair, check, utc_now
+from haltwire_cli.config import KEEP
 from haltwire_cli.configuring import (
     ConfiguredCommand,
     config_in_use,
@@ -29,7 +31,9 @@ from haltwire_cli.options import (
     cidr,
     data_dir_option,
     duration,
+    hold_for_option,
     listen_address,
+    on_stale_option,
     proxy_url,
     server_url,
 )
@@ -235,6 +239,8 @@ proxy_options = _add(
             help="Port that agents may CONNECT to besides 80 and 443. Without it, all when --proxy-listen is a loopback address, and else no other. Repeatable; spaces between in the variable.",
         ),
         limit_option,
+        on_stale_option,
+        hold_for_option,
     )
 )
 "A proxy's."
@@ -274,6 +280,10 @@ def proxy_plan(given: Mapping[str, Any]) -> ProxyPlan:
     """What the options of a proxy say; a usage error when a file is not what it should be."""
     if given["upstream_ca"]:
         check_pem(given["upstream_ca"], "--upstream-ca")
+    config = config_in_use()
+    # What no flag can say is taken back by what a flag or a variable does say.
+    source = click.get_current_context().get_parameter_source("on_stale")
+    keeps = config is not None and config.keeps and source is ParameterSource.DEFAULT
     return ProxyPlan(
         listen=given["proxy_listen"],
         workers=given["workers"],
@@ -283,6 +293,8 @@ def proxy_plan(given: Mapping[str, Any]) -> ProxyPlan:
         allow_to=given["allow_to"],
         connect_ports=given["connect_ports"],
         limits=given["limits"],
+        on_stale=KEEP if keeps else given["on_stale"],
+        hold_for_s=given["hold_for"],
     )
 
 
