@@ -119,6 +119,8 @@ class Hub:
         self._lease_ms = lease_ms
         self._now = now
         self._monotonic = monotonic
+        self.address: tuple[tuple[str, ...], int | None] = ((), None)
+        "The addresses and the port where other machines reach us."
         self._peers: dict[Process, Peer] = {}
         self._in_force: dict[str, Order] = {}
         self._lifted_holds: dict[str, int] = {}
@@ -185,7 +187,7 @@ class Hub:
                     state.kills,
                     tuple(o.kill for o in missed if o.changed_revision > hello.revision),
                     tuple(token.rule for token in state.tokens.values()),
-                    Settings(self._lease_ms),
+                    Settings(self._lease_ms, *self.address),
                 )
             )
         )
