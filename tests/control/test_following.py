@@ -159,7 +159,7 @@ async def test_nobody_elses_key_speaks_for_a_proxy(control, worker):
 
 
 async def test_a_key_that_is_revoked_while_its_proxy_is_being_stored_gets_no_snapshot(control):
-    """It was good at the door. Without the second look it would have been followed for ever."""
+    """It was good at the door. Without the second look it was sent a snapshot."""
     secret = await control.key("edge", "proxy")
     service = control.service
     original = service.store.commit
