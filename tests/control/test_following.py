@@ -180,3 +180,13 @@ async def test_a_key_that_is_revoked_while_its_proxy_is_being_stored_gets_no_sna
         message = await worker.socket.receive()
     assert message.type is not aiohttp.WSMsgType.TEXT
     await worker.socket.close()
+
+
+async def test_a_silent_proxy_on_another_machine_with_our_name_is_not_taken_for_ended(control):
+    """It was, for another boot of ours: two machines made from one image, a cut cable, and the receipt named no proxy at all."""
+    key = await control.key("edge", "proxy")
+    there = await Worker(control, "debian-1", key=key, boot_id="another").join()
+    await there.leave()
+    receipt = (await control.kill(MAILER, wait_s=0.1)).body
+    assert [(p["proxy_id"], p["state"]) for p in receipt["proxies"]] == [("debian-1", "pending")]
+    assert receipt["confirmed"] is False
