@@ -146,7 +146,8 @@ class Hub:
                 peer.gone = True
         elif record.process not in self._peers:
             here = self._here.boot_id
-            self._peers[record.process] = Peer(record, bool(here) and record.boot_id == here)
+            shares_clock = bool(here) and record.boot_id == here
+            self._peers[record.process] = Peer(record, shares_clock, key=record.key_id)
 
     def peers_of(self, records: Iterable[ProxyRecord]) -> tuple[Peer, ...]:
         """The peers behind these records; one that ended meanwhile is a peer that is gone."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 
 import aiohttp
+import pytest
 from haltwire.wire import messages
 from haltwire.wire.messages import Delta, Mismatch, Snapshot
 from support.control import Worker, running_control, usage
@@ -190,3 +191,19 @@ async def test_a_silent_proxy_on_another_machine_with_our_name_is_not_taken_for_
     receipt = (await control.kill(MAILER, wait_s=0.1)).body
     assert [(p["proxy_id"], p["state"]) for p in receipt["proxies"]] == [("debian-1", "pending")]
     assert receipt["confirmed"] is False
+
+
+async def test_after_a_restart_nobody_elses_key_speaks_for_a_proxy(tmp_path):
+    """Whose it was used to be forgotten: another proxy's key could acknowledge kills in its name."""
+    async with running_control(tmp_path) as control:
+        key, other = [await control.key(name, "proxy") for name in ("edge", "other")]
+        await Worker(control, "w-2", key=key, **ELSEWHERE).join()
+    async with running_control(tmp_path) as control:
+        impostor = Worker(control, "w-2", key=other, **ELSEWHERE)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await impostor.join()
+        assert impostor.received == []
+        await impostor.leave()
+        owner = await Worker(control, "w-2", key=key, **ELSEWHERE).join()
+        assert isinstance(owner.received[0], Snapshot)
