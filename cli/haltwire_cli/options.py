@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
@@ -52,6 +53,40 @@ def listen_address(text: str) -> Address:
         return Address.parse(text)
     except ValueError as error:
         raise click.BadParameter(f"{error}.") from error
+
+
+def server_url(text: str) -> str:
+    """A kind of value: the URL of a control server, without a slash at its end."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no URL.") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise click.BadParameter(f"{text!r} is no URL such as http://127.0.0.1:8081.")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise click.BadParameter(
+            "a control server's URL is scheme, host and port alone; the key goes into a file."
+        )
+    return text.rstrip("/")
+
+
+def proxy_url(text: str) -> str:
+    """A kind of value: where agents reach a proxy, as scheme, host and port."""
+    try:
+        parts = urlsplit(text.rstrip("/"))
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port or parts.path:
+        raise click.BadParameter(
+            f"{text!r} is not a proxy's URL: scheme, host and port, such as http://proxy.example:8080."
+        )
+    if parts.username is not None or parts.query or parts.fragment:
+        raise click.BadParameter(
+            "a proxy's URL is scheme, host and port alone; each token adds its own name and secret."
+        )
+    return text.rstrip("/")
 
 
 def cidr(text: str) -> str:

@@ -73,14 +73,15 @@ class Credentials:
         return Made(await self._create_key(name, role, secret, actor, once), secret)
 
     async def revoke_key(self, named: str, actor: Actor, once: Once | None = None) -> str:
-        """End a key, by id or name. Its id."""
+        """End a key, by id or name; a proxy that came with it loses its link, and with the lease its traffic. Its id."""
         step = partial(access.revoke_key, named=named, actor=actor, now=now())
-        outcome = (
-            await self._service.store.commit(
-                guarded(once, step, lambda change: change.outcome.key_id), urgent=True
-            )
-        ).outcome
-        return outcome.attempt.reference if isinstance(outcome, Replayed) else outcome.key_id
+        committed = await self._service.store.commit(
+            guarded(once, step, lambda change: change.outcome.key_id), urgent=True
+        )
+        outcome = committed.outcome
+        key_id = outcome.attempt.reference if isinstance(outcome, Replayed) else outcome.key_id
+        self._service.hub.drop_links("its key was revoked", key_id)
+        return key_id
 
     async def ensure_admin(self, directory: DataDirectory) -> None:
         """See to it that somebody can act: without any live admin key, make one and leave it in the data directory."""

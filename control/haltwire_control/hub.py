@@ -75,6 +75,8 @@ class Peer:
     outlet: Outlet | None = None
     key: str | None = None
     "Whose key it showed when it connected first: nobody else's may speak for it."
+    authority: str | None = None
+    "The CA that signs what it reads inside TLS, in PEM form."
     gone: bool = False
     lease: Lease = field(default_factory=Lease)
     lapsed: Moment | None = None
@@ -127,6 +129,8 @@ class Hub:
         self._now = now
         self._monotonic = monotonic
         self._steady = steady
+        self.address: tuple[tuple[str, ...], int | None] = ((), None)
+        "The addresses and the port where other machines reach us."
         self._peers: dict[Process, Peer] = {}
         self._in_force: dict[str, Order] = {}
         self._lifted_holds: dict[str, int] = {}
@@ -155,9 +159,8 @@ class Hub:
             here = self._here.boot_id
             # An earlier control server may have given it a lease a moment ago, before it stopped.
             lease = Lease(self._steady() + over_after(self._longest_ms))
-            self._peers[record.process] = Peer(
-                record, bool(here) and record.boot_id == here, lease=lease
-            )
+            shares_clock = bool(here) and record.boot_id == here
+            self._peers[record.process] = Peer(record, shares_clock, key=record.key_id, lease=lease)
 
     def peers_of(self, records: Iterable[ProxyRecord]) -> tuple[Peer, ...]:
         """The peers behind these records; one that ended meanwhile is a peer that is gone."""
@@ -201,7 +204,7 @@ class Hub:
                     state.kills,
                     tuple(o.kill for o in missed if o.changed_revision > hello.revision),
                     tuple(token.rule for token in state.tokens.values()),
-                    Settings(self.lease_ms),
+                    Settings(self.lease_ms, *self.address),
                 )
             )
         )
@@ -234,10 +237,10 @@ class Hub:
         news, self._news = self._news, set()
         return news
 
-    def drop_links(self, why: str) -> None:
-        """Close every link; whoever lives comes back for a snapshot."""
+    def drop_links(self, why: str, key: str | None = None) -> None:
+        """Close every link, or those opened with a key; whoever lives comes back for a snapshot, if it may."""
         for peer in self._peers.values():
-            if peer.outlet is not None:
+            if peer.outlet is not None and key in (None, peer.key):
                 peer.outlet.close(why)
 
     def renew(self, peer: Peer, asked: Renew, state: State) -> None:

@@ -23,6 +23,7 @@ from haltwire_proxy.addon import Addon
 from haltwire_proxy.agent_api import AgentApi
 from haltwire_proxy.authority import ensure_ca, upstream_roots
 from haltwire_proxy.clock import boottime, utc_now
+from haltwire_proxy.control_host import ControlHost, LearningResolver
 from haltwire_proxy.destinations import Dialer, Rules
 from haltwire_proxy.door import Door
 from haltwire_proxy.enforcer import Enforcer
@@ -65,6 +66,8 @@ class WorkerConfig:
     "For clients that speak TLS to the proxy itself."
     stop_fd: int = 0
     "Its end means that the parent is gone."
+    wait_for_control: bool = True
+    "Whether it is ready only once it has a lease; without, nothing passes until then all the same."
 
 
 async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
@@ -76,7 +79,10 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     _watch_parent(loop, config.stop_fd, stop)
     async with AsyncExitStack() as closing:
-        connector = aiohttp.TCPConnector(ssl=config.control_tls or True)
+        control = ControlHost(config.control_url)
+        connector = aiohttp.TCPConnector(
+            ssl=config.control_tls or True, resolver=LearningResolver(control)
+        )
         session = await closing.enter_async_context(
             aiohttp.ClientSession(trust_env=False, connector=connector)
         )
@@ -87,6 +93,7 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
                 beyond_loopback=config.beyond_loopback,
                 allow_to=tuple(ip_network(cidr) for cidr in config.allow_to),
                 own=tuple(config.own_addresses),
+                control=control,
                 connect_ports=tuple(config.connect_ports),
             )
         )
@@ -107,14 +114,24 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
             config.tunnel_hosts,
             config.listener_tls,
         )
+        leased = on_ready if config.wait_for_control else lambda: None
         link = Link(
-            session, enforcer, config.control_url, config.proxy_key, config.proxy_id, on_ready
+            session,
+            enforcer,
+            config.control_url,
+            config.proxy_key,
+            config.proxy_id,
+            leased,
+            ca_file.read_text(),
+            control,
         )
         # mitmproxy's modules are a hundred thousand objects that never die: no collection goes through them again.
         gc.freeze()
         listener = socket.socket(fileno=config.listen_fd)
         server = await loop.create_server(lambda: Door(services), sock=listener, backlog=BACKLOG)
         following = loop.create_task(link.run(), name="link")
+        if not config.wait_for_control:
+            on_ready()
         try:
             await stop.wait()
         finally:

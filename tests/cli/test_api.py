@@ -5,6 +5,8 @@ import socket
 import threading
 
 import pytest
+from haltwire_cli.api import connect
+from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
 
 KEY = "hwk_" + "k" * 43
@@ -260,3 +262,11 @@ def test_a_question_bears_no_key(haltwire):
         assert haltwire("kills", "--url", server.url).exit_code == 1
         assert len(server.requests) == 1
         assert b"Idempotency-Key" not in server.requests[0]
+
+
+def test_where_only_a_proxy_runs_the_control_server_must_be_named(tmp_path):
+    home = Home(tmp_path)
+    with home.claimed():
+        home.publish(Endpoints("http://127.0.0.1:1", None, "/ca.pem"))
+        with pytest.raises(Failure, match=r"only a proxy runs on .*: name the control server"):
+            connect(None, None, tmp_path)
