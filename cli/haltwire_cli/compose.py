@@ -13,17 +13,19 @@ import secrets
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from haltwire_cli.certificates import names_of, serves_tls
+from haltwire_cli.child import Child
 from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
 from haltwire_cli.listen import ANYWHERE, address_of, bind, is_loopback, url_of
 from haltwire_cli.listener_tls import LOOK_S, Issued, ListenerTls, Published, keep
 from haltwire_cli.plans import ControlPlan, Plan, ProxyPlan
-from haltwire_cli.supervisor import Child, ChildFailedError, supervise
+from haltwire_cli.port import Port
+from haltwire_cli.supervisor import ChildFailedError, supervise
 
 PROXY_BACKLOG = 4096
 "mitmproxy's 100 costs a second per burst of 50 connections (SYN retransmission); Linux caps at somaxconn, 4096."
@@ -181,7 +183,12 @@ class _Stages:
         return tuple(stages)
 
     def _child(
-        self, name: str, role: str, listener: socket.socket, instructions: dict[str, Any]
+        self,
+        name: str,
+        role: str,
+        listener: socket.socket,
+        instructions: dict[str, Any],
+        hung_after_s: float | None,
     ) -> Child:
         return Child(
             name=name,
@@ -191,11 +198,11 @@ class _Stages:
                 **instructions,
                 "data_dir": str(self._plan.data_dir),
                 "listen_fd": listener.fileno(),
-                "stop_fd": 0,
             },
             # Children keep the claim open too: whoever wants this directory next waits for the last of them.
             fds=(listener.fileno(), self._claim),
             environment=self._environment,
+            hung_after_s=hung_after_s,
         )
 
     def _control(self, control: ControlPlan, listener: socket.socket) -> Child:
@@ -211,6 +218,7 @@ class _Stages:
                 "proxy_anywhere": proxy is not None and address_of(proxy).host in ANYWHERE,
                 "tls": self._pair if self._tls.control else None,
             },
+            control.hung_after_s,
         )
 
     def _workers(self, proxy: ProxyPlan, listener: socket.socket) -> tuple[Child, ...]:
@@ -230,16 +238,20 @@ class _Stages:
             "connect_ports": proxy.connect_ports,
             "limits": proxy.limits,
             "beyond_loopback": not is_loopback(address),
+            "drain_s": proxy.drain_s,
         }
-        return tuple(
+        port = Port(listener)
+        workers = (
             self._child(
                 f"proxy worker {number}",
                 "proxy",
                 listener,
                 {**instructions, "proxy_id": f"{host}-{number}"},
+                proxy.hung_after_s,
             )
             for number in range(1, proxy.workers + 1)
         )
+        return tuple(replace(worker, drain_s=proxy.drain_s, port=port) for worker in workers)
 
     def _to_control(self) -> dict[str, Any]:
         """How a worker reaches the control server, whom it takes for it, and what it shows there."""

@@ -17,6 +17,8 @@ class ControlPlan:
     lease_s: float
     insecure: bool
     "Whether it may be reached from other machines without TLS."
+    hung_after_s: float | None = None
+    "How long it may not answer before it is killed and started again; None for ever."
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,10 @@ class ProxyPlan:
     allow_to: tuple[str, ...] = ()
     connect_ports: tuple[int, ...] = ()
     limits: tuple[str, ...] = ()
+    drain_s: float = 0.0
+    "How long what is under way may go on when it is to stop."
+    hung_after_s: float | None = None
+    "As for a control server."
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from haltwire_cli.certificates import Pair, check, utc_now
 from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
 from haltwire_cli.limiting import limit_option
-from haltwire_cli.options import cidr, data_dir_option, duration, listen_address
+from haltwire_cli.options import cidr, data_dir_option, duration, duration_or_off, listen_address
 from haltwire_cli.plans import ControlPlan, Plan, ProxyPlan
 
 _MODULES = (
@@ -33,6 +33,8 @@ _MODULES = (
     "uvloop",
 )
 _INSTALL = "pip install 'haltwire[server]'"
+LEAST_HUNG_S = 2.0
+"Less, and a machine that is busy for a moment would have its processes killed."
 
 Command = Callable[..., Any]
 Option = Callable[[Command], Command]
@@ -68,9 +70,18 @@ common_options = _add(
             show_envvar=True,
             help="PEM file with its key.",
         ),
+        click.option(
+            "--hung-after",
+            type=duration_or_off(LEAST_HUNG_S),
+            metavar="TIME|off",
+            show_default="two leases, at least 2s",
+            envvar="HALTWIRE_HUNG_AFTER",
+            show_envvar=True,
+            help="A process of ours that does not answer for this long is killed and started again; also one that somebody has stopped to look into it, unless this is off.",
+        ),
     )
 )
-"Where the files are, and the certificate of what listens."
+"Where the files are, the certificate of what listens, and the care for what runs."
 
 control_options = _add(
     (
@@ -170,6 +181,16 @@ proxy_options = _add(
             show_envvar=True,
             help="Port that agents may CONNECT to besides 80 and 443. Without it, all when --proxy-listen is a loopback address, and else no other. Repeatable; spaces between in the variable.",
         ),
+        click.option(
+            "--drain-for",
+            type=duration(0, 3600),
+            metavar="TIME",
+            default="5s",
+            show_default=True,
+            envvar="HALTWIRE_DRAIN_FOR",
+            show_envvar=True,
+            help="How long what is under way may go on after the first Ctrl-C or SIGTERM; orders are obeyed until the end. A second one stops at once.",
+        ),
         limit_option,
     )
 )
@@ -178,7 +199,9 @@ proxy_options = _add(
 
 def control_plan(given: Mapping[str, Any]) -> ControlPlan:
     """What the options of a control server say."""
-    return ControlPlan(given["control_listen"], given["lease"], given["insecure"])
+    return ControlPlan(
+        given["control_listen"], given["lease"], given["insecure"], _hung_after(given)
+    )
 
 
 def proxy_plan(given: Mapping[str, Any]) -> ProxyPlan:
@@ -194,7 +217,17 @@ def proxy_plan(given: Mapping[str, Any]) -> ProxyPlan:
         allow_to=given["allow_to"],
         connect_ports=given["connect_ports"],
         limits=given["limits"],
+        drain_s=given["drain_for"],
+        hung_after_s=_hung_after(given),
     )
+
+
+def _hung_after(given: Mapping[str, Any]) -> float | None:
+    if given["hung_after"] is not None:
+        return float(given["hung_after"]) or None
+    # A proxy alone does not know its lease before it runs.
+    lease_s: float = given.get("lease", 0.0)
+    return max(LEAST_HUNG_S, 2 * lease_s)
 
 
 def serve(plan: Plan, banner: Callable[[Home, Endpoints], str]) -> None:

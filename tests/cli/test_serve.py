@@ -5,8 +5,8 @@ import sys
 
 STUCK = """
 import os, sys, threading, time
-from haltwire_cli.serve import _end_when_orphaned
-threading.Thread(target=_end_when_orphaned, daemon=True).start()
+from haltwire_cli.orphan import end_with_parent
+end_with_parent()
 print("stuck", flush=True)
 while True: time.sleep(10)
 """
