@@ -23,6 +23,7 @@ from haltwire_proxy.addon import Addon
 from haltwire_proxy.agent_api import AgentApi
 from haltwire_proxy.authority import ensure_ca, upstream_roots
 from haltwire_proxy.clock import boottime, utc_now
+from haltwire_proxy.control_host import ControlHost, LearningResolver
 from haltwire_proxy.destinations import Dialer, Rules
 from haltwire_proxy.door import Door
 from haltwire_proxy.draining import drain
@@ -31,6 +32,7 @@ from haltwire_proxy.inspector import Inspector
 from haltwire_proxy.limits import MOST_DESCRIPTORS, parse
 from haltwire_proxy.link import Link
 from haltwire_proxy.services import Services
+from haltwire_proxy.staleness import Rule
 
 log = logging.getLogger(__name__)
 BACKLOG = 4096
@@ -56,6 +58,9 @@ class WorkerConfig:
     connect_ports: tuple[int, ...] = ()
     limits: tuple[str, ...] = ()
     "NAME=VALUE, see limits.py."
+    on_stale: str = "hold"
+    "`hold`, `refuse` or `keep`: what becomes of traffic beyond the lease, see staleness.py."
+    hold_for_s: float = 10.0
     control_tls: ssl.SSLContext | None = None
     "Whom to take for the control server, when its URL is https."
     listener_tls: ssl.SSLContext | None = None
@@ -80,16 +85,21 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
     loop.add_signal_handler(signal.SIGTERM, lambda: (hurry if stop.is_set() else stop).set())
     _watch_parent(loop, config.stop_fd, stop, hurry)
     async with AsyncExitStack() as closing:
-        connector = aiohttp.TCPConnector(ssl=config.control_tls or True)
+        control = ControlHost(config.control_url)
+        connector = aiohttp.TCPConnector(
+            ssl=config.control_tls or True, resolver=LearningResolver(control)
+        )
         session = await closing.enter_async_context(
             aiohttp.ClientSession(trust_env=False, connector=connector)
         )
-        enforcer = Enforcer(boottime, utc_now, parse(config.limits), most_descriptors())
+        rule = Rule(config.on_stale, config.hold_for_s)
+        enforcer = Enforcer(boottime, utc_now, parse(config.limits), most_descriptors(), rule)
         dialer = Dialer(
             Rules(
                 beyond_loopback=config.beyond_loopback,
                 allow_to=tuple(ip_network(cidr) for cidr in config.allow_to),
                 own=tuple(config.own_addresses),
+                control=control,
                 connect_ports=tuple(config.connect_ports),
             )
         )
@@ -112,7 +122,13 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
         )
         leased = on_ready if config.wait_for_control else lambda: None
         link = Link(
-            session, enforcer, config.control_url, config.proxy_key, config.proxy_id, leased
+            session,
+            enforcer,
+            config.control_url,
+            config.proxy_key,
+            config.proxy_id,
+            leased,
+            ca_file.read_text(),
         )
         # mitmproxy's modules are a hundred thousand objects that never die: no collection goes through them again.
         gc.freeze()
