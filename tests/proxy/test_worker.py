@@ -48,7 +48,13 @@ async def control(aiohttp_server):
 
 
 @pytest.fixture
-async def worker(control, data_dir):
+def settings():
+    """What a worker is told besides what it needs."""
+    return {}
+
+
+@pytest.fixture
+async def worker(control, data_dir, settings):
     listener = socket.create_server(("127.0.0.1", 0))
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -66,6 +72,7 @@ async def worker(control, data_dir):
         "proxy_key": "hwk_key",
         "data_dir": str(data_dir),
         "own_addresses": [["127.0.0.1", control.port]],
+        **settings,
     }
     process.stdin.write(json.dumps(config).encode() + b"\n")
     assert await asyncio.wait_for(process.stdout.readline(), 20) == b"ready\n"
@@ -119,3 +126,38 @@ async def test_a_killed_worker_resets_what_it_carried(worker, origin):
     os.kill(worker.pid, signal.SIGKILL)
     await asyncio.wait_for(origin.connections[0].ended.wait(), 2)
     await wire.ended()
+
+
+async def refused(port):
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                (await Wire.open(port)).close()
+            except ConnectionRefusedError:
+                return
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("settings", [{"drain_s": 60.0}])
+async def test_what_is_under_way_goes_on_after_sigterm_until_a_second_one(worker, control, origin):
+    wire = await Wire.open(worker.port)
+    auth = f"Proxy-Authorization: {basic('acme.prod.mailer', SECRET)}"
+    assert (await wire.request("CONNECT", origin.host, auth)).status == 200
+    worker.send_signal(signal.SIGTERM)
+    await refused(worker.port)
+    answer = await wire.request("GET", "/echo", f"Host: {origin.host}")
+    assert answer.status == 200
+    assert not any(isinstance(said, Bye) for said in control.heard)
+    worker.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(worker.wait(), 20) == 0
+    assert await wire.ended() == b""
+    assert any(isinstance(said, Bye) for said in control.heard)
+
+
+@pytest.mark.parametrize("settings", [{"drain_s": 60.0}])
+async def test_nobody_waits_for_anything_when_the_parent_is_gone(worker, origin):
+    wire = await Wire.open(worker.port)
+    auth = f"Proxy-Authorization: {basic('acme.prod.mailer', SECRET)}"
+    assert (await wire.request("CONNECT", origin.host, auth)).status == 200
+    worker.stdin.close()
+    assert await asyncio.wait_for(worker.wait(), 20) == 0
