@@ -13,18 +13,20 @@ import secrets
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from haltwire_cli.certificates import addresses_of_this_host, names_of, serves_tls
+from haltwire_cli.child import Child
 from haltwire_cli.config import KEEP
 from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
 from haltwire_cli.listen import ANYWHERE, Address, address_of, bind, is_loopback, url_of
 from haltwire_cli.listener_tls import LOOK_S, Issued, ListenerTls, Published, keep
 from haltwire_cli.plans import ControlPlan, Plan, ProxyPlan, is_exposed
-from haltwire_cli.supervisor import Child, ChildFailedError, supervise
+from haltwire_cli.port import Port
+from haltwire_cli.supervisor import ChildFailedError, supervise
 
 PROXY_BACKLOG = 4096
 "mitmproxy's 100 costs a second per burst of 50 connections (SYN retransmission); Linux caps at somaxconn, 4096."
@@ -121,10 +123,6 @@ async def _serve_until_stopped(
         home.publish(endpoints)
         ready(endpoints)
 
-    def on_stop() -> None:
-        home.unpublish()
-        listeners.close()  # whoever connects from here on is refused instead of left waiting
-
     loop = asyncio.get_running_loop()
     background = [
         loop.create_task(keep(tls.look, tls.look_every_s, tell), name="keep certificates")
@@ -133,8 +131,10 @@ async def _serve_until_stopped(
         background.append(loop.create_task(_warn(tell), name="warn of keep"))
     try:
         stages = _Stages(plan, claim, listeners, tls, endpoints)
-        await supervise(stages.all(), on_ready, on_stop, tell)
+        # Once the workers and the control server have closed theirs, too, whoever connects is refused.
+        await supervise(stages.all(), on_ready, listeners.close, tell)
     finally:
+        home.unpublish()  # not earlier: an operator may still have to stop what drains
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
@@ -209,7 +209,12 @@ class _Stages:
         return tuple(stages)
 
     def _child(
-        self, name: str, role: str, listener: socket.socket, instructions: dict[str, Any]
+        self,
+        name: str,
+        role: str,
+        listener: socket.socket,
+        instructions: dict[str, Any],
+        hung_after_s: float | None,
     ) -> Child:
         return Child(
             name=name,
@@ -219,11 +224,11 @@ class _Stages:
                 **instructions,
                 "data_dir": str(self._plan.data_dir),
                 "listen_fd": listener.fileno(),
-                "stop_fd": 0,
             },
             # Children keep the claim open too: whoever wants this directory next waits for the last of them.
             fds=(listener.fileno(), self._claim),
             environment=self._environment,
+            hung_after_s=hung_after_s,
         )
 
     def _control(self, control: ControlPlan, listener: socket.socket) -> Child:
@@ -244,6 +249,7 @@ class _Stages:
                 "admin_key": control.admin_key or "",
                 "tls": self._pair if self._tls.control else None,
             },
+            control.hung_after_s,
         )
 
     def _workers(self, proxy: ProxyPlan, listener: socket.socket) -> tuple[Child, ...]:
@@ -265,16 +271,20 @@ class _Stages:
             "on_stale": proxy.on_stale,
             "hold_for_s": proxy.hold_for_s,
             "beyond_loopback": not is_loopback(address),
+            "drain_s": proxy.drain_s,
         }
-        return tuple(
+        port = Port(listener)
+        workers = (
             self._child(
                 f"proxy worker {number}",
                 "proxy",
                 listener,
                 {**instructions, "proxy_id": f"{host}-{number}"},
+                proxy.hung_after_s,
             )
             for number in range(1, proxy.workers + 1)
         )
+        return tuple(replace(worker, drain_s=proxy.drain_s, port=port) for worker in workers)
 
     def _to_control(self) -> dict[str, Any]:
         """How a worker reaches the control server, whom it takes for it, and what it shows there."""

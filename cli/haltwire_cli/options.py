@@ -13,6 +13,7 @@ import click
 from haltwire_cli.listen import Address
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
+_LONGEST_S = 86_400.0
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 
 
@@ -29,6 +30,22 @@ def duration(at_least: float = 0.0, at_most: float = float("inf")) -> Callable[[
                 f"{text} is not between {_typed(at_least)} and {_typed(at_most)}."
             )
         return seconds
+
+    return convert
+
+
+def duration_or_off(at_least: float) -> Callable[[str], float]:
+    """A kind of value: a time span, or `off`, which is 0."""
+    in_time = duration(at_least, _LONGEST_S)
+
+    def convert(text: str) -> float:
+        if text == "off":
+            return 0.0
+        if not _DURATION.fullmatch(text):
+            raise click.BadParameter(
+                f"{text!r} is no time span: write 250ms, 2s, 10m, 2h or 1d, or off."
+            )
+        return in_time(text)
 
     return convert
 

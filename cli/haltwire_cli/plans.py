@@ -32,6 +32,8 @@ class ControlPlan:
     tokens: tuple[ConfiguredToken, ...] = ()
     admin_key: str | None = field(default=None, repr=False)
     "The secret of an admin's key that somebody else has made."
+    hung_after_s: float | None = None
+    "How long it may not answer before it is killed and started again; None for ever."
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,10 @@ class ProxyPlan:
     on_stale: str = "hold"
     "What it does beyond its lease, for `hold_for_s` at most; `keep` lets traffic pass."
     hold_for_s: float = 10.0
+    drain_s: float = 0.0
+    "How long what is under way may go on when it is to stop."
+    hung_after_s: float | None = None
+    "As for a control server."
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import os
 import signal
 import ssl
 import sys
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,20 +19,19 @@ from typing import Any
 from haltwire_cli import trust
 from haltwire_cli.certificates import Pair
 from haltwire_cli.listener_tls import Listening, Pins, followed
-
-ORPHAN_GRACE_S = 1.5
-"A child ends itself within a second of its parent's death; this long after, it is ended."
+from haltwire_cli.orphan import end_with_parent
+from haltwire_cli.pulse import answering
 
 
 def child_main(role: str) -> int:
     """Be the control server or a worker, as the one line on stdin says, until SIGTERM or the end of stdin."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     instructions = json.loads(_first_line(0))
     name = instructions.get("proxy_id", role)
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format=f"haltwire {name}: %(message)s"
     )
-    threading.Thread(target=_end_when_orphaned, name="orphan watch", daemon=True).start()
     import uvloop
 
     try:
@@ -56,7 +54,7 @@ async def _serve(role: str, instructions: Mapping[str, Any]) -> None:
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
-    settings = dict(instructions)
+    settings: dict[str, Any] = {**instructions, "stop_fd": answering()}
     if role == "control":
         from haltwire_control import app
 
@@ -103,18 +101,6 @@ def _first_line(fd: int) -> bytes:
             raise SystemExit(0)  # the parent has gone before it said anything
         line += piece
     return line
-
-
-def _end_when_orphaned() -> None:
-    """The last resort, for a process whose event loop stands still when its parent dies."""
-    import select
-    import time
-
-    poll = select.poll()
-    poll.register(os.dup(0), select.POLLHUP)  # whoever reads stdin may close it
-    poll.poll()
-    time.sleep(ORPHAN_GRACE_S)
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from haltwire_cli.care import drain_for_option, hung_after_option, hung_after_s
 from haltwire_cli.certificates import Pair, check, utc_now
 from haltwire_cli.config import KEEP
 from haltwire_cli.configuring import (
@@ -87,9 +88,10 @@ common_options = _add(
             show_envvar=True,
             help="PEM file with its key.",
         ),
+        hung_after_option,
     )
 )
-"Where the files are, and the certificate of what listens."
+"Where the files are, the certificate of what listens, and the care for what runs."
 
 control_options = _add(
     (
@@ -238,6 +240,7 @@ proxy_options = _add(
             show_envvar=True,
             help="Port that agents may CONNECT to besides 80 and 443. Without it, all when --proxy-listen is a loopback address, and else no other. Repeatable; spaces between in the variable.",
         ),
+        drain_for_option,
         limit_option,
         on_stale_option,
         hold_for_option,
@@ -273,6 +276,7 @@ def control_plan(given: Mapping[str, Any]) -> ControlPlan:
         proxy_url=given["proxy_url"],
         tokens=tokens_of(config.tokens) if config else (),
         admin_key=secret_in(key_file, KEY) if key_file else None,
+        hung_after_s=hung_after_s(given),
     )
 
 
@@ -295,6 +299,8 @@ def proxy_plan(given: Mapping[str, Any]) -> ProxyPlan:
         limits=given["limits"],
         on_stale=KEEP if keeps else given["on_stale"],
         hold_for_s=given["hold_for"],
+        drain_s=given["drain_for"],
+        hung_after_s=hung_after_s(given),
     )
 
 

@@ -37,6 +37,8 @@ from haltwire_proxy.trouble import Trouble
 
 log = logging.getLogger(__name__)
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 2.0
+QUICK_RETRY_S, QUICK_FOR_S = 0.4, 10.0
+"At first no pause is longer: a control server that is started anew is back within seconds, and agents wait."
 USAGE_EVERY_S = 0.25
 LEAST_PAUSE_S = 0.02
 "Between two usage reports, also when new instances come in a crowd."
@@ -78,7 +80,7 @@ class Link:
 
     async def run(self) -> None:
         """Connect, follow, and connect again with backoff and jitter, until cancelled or bye is said."""
-        delay = FIRST_RETRY_S
+        delay, lost_at = FIRST_RETRY_S, boottime()
         self._enforcer.lease.watch()
         while True:
             try:
@@ -94,14 +96,15 @@ class Link:
                     return
                 self._trouble.failed(None)
                 if self._leased:  # one that lets nobody in is not to be asked twenty times a second
-                    delay = FIRST_RETRY_S
+                    delay, lost_at = FIRST_RETRY_S, boottime()
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self._trouble.failed(error)
             except Exception:
                 # A fault here must not end the link for good: this proxy would refuse for ever.
                 log.exception("the link failed")
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))
-            delay = min(LAST_RETRY_S, delay * 2)
+            is_short = boottime() - lost_at < QUICK_FOR_S
+            delay = min(QUICK_RETRY_S if is_short else LAST_RETRY_S, delay * 2)
 
     async def say_bye(self) -> None:
         """Tell the control server that nothing passes here any more."""
