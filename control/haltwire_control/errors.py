@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from haltwire_control.ledger import TooManyInstancesError
-from haltwire_control.state import ConflictError, NotThereError
+from haltwire_control.state import ConflictError, NotThereError, RecoveryNeededError
 from haltwire_control.store import StoreError, StoreFullError
 
 
@@ -54,6 +54,7 @@ _CAUSES: dict[type[Exception], tuple[int, str, bool]] = {
     NotThereError: (404, "not_found", False),
     ConflictError: (409, "conflict", False),
     TooManyInstancesError: (429, "too_many_instances", False),
+    RecoveryNeededError: (503, "recovery_needed", False),
     StoreFullError: (507, "store_full", True),
     StoreError: (503, "store_unavailable", True),
 }

@@ -6,8 +6,9 @@ Each question has its own connection and sees one state of the file, however lon
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ from haltwire.wire.receipts import Receipt
 
 from haltwire_control import schema
 from haltwire_control.audit import EventRow, Head, Verification, Verifier
-from haltwire_control.store import KillStory, StoredKill, StoreError
+from haltwire_control.store import KillStory, Lineage, StoredKill, StoreError
 
 _VERIFY_PAGE = 1000
 _STORY_MOST = 1000
@@ -53,6 +54,10 @@ class SqliteReader:
         """Orders in force, or all of them, newest first."""
         where = "" if lifted else "WHERE lifted_at IS NULL"
         return await self._kills(f"{where} ORDER BY revision DESC LIMIT ?", (limit,))
+
+    async def lineage(self, revision: int, kill_ids: Sequence[str]) -> Lineage:
+        """What is stored of a revision and of these orders."""
+        return await self._read(lambda connection: _lineage(connection, revision, kill_ids))
 
     def close_readers(self) -> None:
         """End the threads."""
@@ -128,6 +133,15 @@ _FIRST_AND_LATEST = (
 def _receipt(connection: sqlite3.Connection, where: str, key: object) -> Receipt | None:
     row = connection.execute(f"SELECT receipt FROM {where}", (key,)).fetchone()  # noqa: S608 - our text
     return None if row is None else schema.receipt_of(row["receipt"])
+
+
+def _lineage(connection: sqlite3.Connection, revision: int, kill_ids: Sequence[str]) -> Lineage:
+    head = connection.execute("SELECT hash FROM heads WHERE revision = ?", (revision,)).fetchone()
+    known = connection.execute(
+        "SELECT kill_id FROM orders WHERE kill_id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(kill_ids)),),
+    )
+    return Lineage(head[0] if head else None, frozenset(row[0] for row in known))
 
 
 def _verify(connection: sqlite3.Connection) -> Verification:

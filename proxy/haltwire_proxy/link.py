@@ -244,7 +244,9 @@ class Link:
             version=__version__,
             epoch=view.epoch if view else None,
             revision=view.revision if view else 0,
-            kill_ids=tuple(order.kill_id for order in view.orders) if view else (),
+            head_hash=view.head_hash if view else None,
+            orders=view.orders if view else (),
+            token_ids=tuple(view.token_ids) if view else None,
         )
 
 
