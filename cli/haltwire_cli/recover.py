@@ -29,8 +29,8 @@ def recover(api: Api, accept: bool, as_json: bool) -> None:
     """
     answer = api.get("/v1/recovery")
     found = answer.document.get("recovery")
-    needed = bool(answer.document.get("needed")) and isinstance(found, Mapping)
-    if accept and needed:
+    needed = bool(answer.document.get("needed"))
+    if accept and needed and isinstance(found, Mapping):
         named = {"recovery_id": found["recovery_id"], "version": found["version"]}
         answer = api.post("/v1/recovery/accept", named)
         found, needed = answer.document.get("recovery"), False

@@ -34,7 +34,8 @@ class Recovering:
         is_other = stored is not None and recovery.is_ahead(service.state, hello, stored.head_hash)
         known = stored.known if stored is not None else frozenset[str]()
         ahead = is_other or recovery.is_ahead(service.state, hello, hello.head_hash)
-        if not ahead and not recovery.unknown_orders(service.state, hello, known):
+        fresh = recovery.unknown_orders(service.state, hello, known)
+        if not (ahead or fresh or recovery.may_add(service.state, hello)):
             return True
         if hello.epoch == service.state.epoch and self._is_too_often():
             log.error(

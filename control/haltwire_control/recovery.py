@@ -61,6 +61,15 @@ def unknown_orders(state: State, said: Hello, stored: Iterable[str] = ()) -> tup
     return tuple({k.kill_id: k for k in said.orders if k.kill_id not in known}.values())
 
 
+def may_add(state: State, said: Hello) -> bool:
+    """Whether a proxy of another epoch may know harder forms of our orders.
+
+    It does while a recovery waits, when nothing can be carved. Later an order may have been carved since
+    then, which is not to be undone.
+    """
+    return state.recovery is not None and said.epoch not in (None, state.epoch)
+
+
 def unite(
     state: State,
     said: Hello,
@@ -78,20 +87,19 @@ def unite(
     beyond = same_epoch and said.revision > state.revision
     ahead = beyond or (same_epoch and is_other)
     fresh = unknown_orders(state, said, stored)
-    if not (ahead or fresh):
-        return Change(state, None)
     pending = state.recovery
-    _check(fresh, pending)
     revision = state.revision + 1
     theirs = {kill.kill_id: kill for kill in said.orders}
     harder: list[Order] = []
-    if same_epoch or pending:
-        # Outside of a recovery an order may have been carved since an old epoch, which is not to be undone.
+    if ahead or may_add(state, said):
         harder = [
             replace(order, kill=kill, changed_revision=revision)
             for order in state.orders
             if (kill := _either(order.kill, theirs.get(order.kill.kill_id))) != order.kill
         ]
+    if not (ahead or fresh or harder):
+        return Change(state, None)
+    _check(fresh, pending)
     taken = tuple(Order(_plain(kill), None, revision) for kill in fresh)
     changed = {order.kill.kill_id: order for order in harder}
     orders = (*(changed.get(order.kill.kill_id, order) for order in state.orders), *taken)

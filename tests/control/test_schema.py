@@ -100,7 +100,8 @@ def test_notes_are_all_kept(database):
 
 def test_migrations_are_applied_once(database):
     schema.migrations.apply(Database(database, execute_plugins=False))
-    assert len(schema.migrations.applied(Database(database, execute_plugins=False))) == 2
+    applied = schema.migrations.applied(Database(database, execute_plugins=False))
+    assert [m.name for m in applied] == [name for name in vars(schema) if name.startswith("m0")]
 
 
 def test_a_file_of_the_first_version_is_brought_up_with_its_events(tmp_path):
