@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 from haltwire_control.datadir import ADMIN_KEY, LOCK, DataDirectory
@@ -55,7 +56,7 @@ def test_new_names_are_synced_before_anything_is_stored_under_them(tmp_path, mon
     real = os.fsync
 
     def noting(handle):
-        synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+        synced.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
         real(handle)
 
     monkeypatch.setattr(os, "fsync", noting)

@@ -91,7 +91,9 @@ async def test_a_restored_backup_gets_back_what_its_proxies_enforce(tmp_path):
         assert [t["token_id"] for t in found["recovery"]["tokens_withheld"]] == [revoked]
 
         # Kills go on, nothing else is let go on.
-        assert (await control.kill("agent://acme/dev/x")).body["confirmed"] is True
+        receipt = (await control.kill("agent://acme/dev/x")).body
+        assert receipt["durable"] is True
+        assert [p["state"] for p in receipt["proxies"]] == ["applied"]
         for path, body in (
             ("/v1/mesh/resume", {"selector": OTHER}),
             ("/v1/mesh/resume", {"kill_id": kept}),
