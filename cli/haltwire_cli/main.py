@@ -25,6 +25,7 @@ COMMANDS = {
     "audit": "haltwire_cli.events:audit",
     "token": "haltwire_cli.access:token",
     "key": "haltwire_cli.access:key",
+    "recover": "haltwire_cli.recover:recover",
     "demo": "haltwire_cli.demo:demo",
     "mesh": "haltwire_cli.main:mesh",
 }

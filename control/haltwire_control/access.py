@@ -24,11 +24,13 @@ from haltwire_control.state import (
     ProxyRecord,
     State,
     Token,
+    settled,
 )
 
 
 def create_token(state: State, token: Token, actor: Actor) -> Change[Token]:
     """Let the secret behind the token's digest speak for what its selector names."""
+    settled(state)
     revision = state.revision + 1
     details = {"token_id": token.token_id, "tls": token.tls, "revision": revision}
     return Change(
@@ -133,11 +135,6 @@ def lose_proxy(state: State, proxy_id: str, how: str, now: datetime) -> Change[N
     """The link to a proxy ended: only an event, since it may still be passing traffic."""
     details = {"proxy_id": proxy_id, "how": how}
     return Change(state, None, events=(NewEvent("proxy.lost", now, SYSTEM, details=details),))
-
-
-def renew_epoch(state: State, epoch: str) -> Change[str]:
-    """Begin a new lineage: a proxy has applied what this store does not have."""
-    return Change(replace(state, epoch=epoch), epoch)
 
 
 def _without[T](table: Mapping[str, T], name: str) -> dict[str, T]:

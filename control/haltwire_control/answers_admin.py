@@ -133,6 +133,49 @@ class ProxiesAnswer(Answer):
     proxies: list[ProxyDocument]
 
 
+class RecoveredOrder(Answer):
+    """An order in force that a recovery is about."""
+
+    kill_id: str
+    selector: str
+    mode: str
+    reason: str | None
+    actor: str
+    created_at: str
+
+
+class WithheldToken(Answer):
+    """A token that no proxy is told of until the recovery is accepted."""
+
+    token_id: str
+    selector: str
+
+
+class RecoveryDocument(Answer):
+    """What the store was found to lack, and what became of it."""
+
+    recovery_id: str
+    version: int
+    began_at: str
+    why: str
+    store_revision: int
+    seen_revision: int | None
+    proxies: list[str]
+    orders_taken: list[RecoveredOrder]
+    orders_kept: list[RecoveredOrder]
+    tokens_withheld: list[WithheldToken]
+    accepted_at: str | None
+    accepted_by: str | None
+
+
+class RecoveryAnswer(Answer):
+    """Whether a recovery waits to be accepted; while one does, nothing is resumed and no token is made."""
+
+    ok: bool
+    needed: bool
+    recovery: RecoveryDocument | None
+
+
 class OkAnswer(Answer):
     """Yes."""
 

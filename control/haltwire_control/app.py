@@ -35,6 +35,8 @@ from haltwire_control.ledger_file import LedgerFile
 from haltwire_control.openapi import openapi
 from haltwire_control.perimeter import Runner, secure
 from haltwire_control.public_api import PublicApi
+from haltwire_control.recovering import note_cut_short
+from haltwire_control.recovery_api import RecoveryApi
 from haltwire_control.routes import route_table
 from haltwire_control.service import Service
 from haltwire_control.sqlite import SqliteStore
@@ -127,6 +129,7 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
         await killing.start()
         await Configured(service).settle(directory, config.tokens, config.admin_key)
         await credentials.ensure_admin(directory)
+        await note_cut_short(service)
         background = await stack.enter_async_context(asyncio.TaskGroup())
         tasks = [
             background.create_task(work, name=name)
@@ -146,6 +149,7 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
             AdminApi(service, credentials, config.proxy_url, config.proxy_anywhere),
             EventsApi(service),
             public,
+            RecoveryApi(service),
         )
         public.document = openapi(routes, __version__)
         app = application(routes, Gatekeeper(service, config.local_proxy_key))

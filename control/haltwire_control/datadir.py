@@ -1,6 +1,7 @@
 """The data directory: who owns it, who may read it, and its first key.
 
-One control server at a time: the lock is on an open file, so it ends with the process, however that ends.
+One control server at a time: the locks are on the directory and on an open file in it, so they end with
+the process, however that ends. A lock file can be replaced by a copy, the directory only with all in it.
 """
 
 from __future__ import annotations
@@ -20,13 +21,23 @@ class DataDirectory:
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
+        is_new = not self.path.exists()
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if is_new:
+            sync(self.path.parent)
         self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:
+                pass  # a file system that locks no directories
         except BlockingIOError as error:
             holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip()
-            os.close(self._lock)
+            self.release()
             raise StoreLockedError(
                 f"another haltwire (process {holder or 'unknown'}) runs on {self.path}: stop it, or choose another --data-dir"
             ) from error
@@ -48,8 +59,11 @@ class DataDirectory:
     def private(self, name: str) -> Path:
         """The path of a file that only its owner can read, made when missing."""
         path = self.path / name
+        is_new = not path.exists()
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         path.chmod(0o600)
+        if is_new:
+            sync(self.path)  # what is written into it would be lost with its name
         return path
 
     def read_public(self, name: str) -> bytes | None:
@@ -76,9 +90,21 @@ class DataDirectory:
             file.flush()
             os.fsync(file.fileno())
         fresh.rename(self.path / ADMIN_KEY)
+        sync(self.path)
 
     def release(self) -> None:
         """Let another control server have it. Idempotent."""
         if self._lock >= 0:
+            os.close(self._folder)
             os.close(self._lock)
             self._lock = -1
+
+
+def sync(folder: Path) -> None:
+    """Have the names in a folder survive a power cut, where its file system can do that."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

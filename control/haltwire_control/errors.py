@@ -14,7 +14,7 @@ from aiohttp import web
 
 from haltwire_control.idempotency import AlreadyDoneError, KeyReusedError
 from haltwire_control.ledger import TooManyInstancesError
-from haltwire_control.state import ConflictError, NotThereError
+from haltwire_control.state import ConflictError, NotThereError, RecoveryNeededError
 from haltwire_control.store import StoreError, StoreFullError
 
 
@@ -57,6 +57,7 @@ _CAUSES: dict[type[Exception], tuple[int, str, bool]] = {
     AlreadyDoneError: (409, "already_done", False),
     KeyReusedError: (422, "idempotency_key_reused", False),
     TooManyInstancesError: (429, "too_many_instances", False),
+    RecoveryNeededError: (503, "recovery_needed", False),
     StoreFullError: (507, "store_full", True),
     StoreError: (503, "store_unavailable", True),
 }

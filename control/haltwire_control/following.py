@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from functools import partial
 
 from haltwire.wire.messages import Ack, Bye, Hello, Message, Renew, Report, Usage
@@ -14,6 +13,7 @@ from haltwire_control.authorities import is_certificate
 from haltwire_control.hub import Peer
 from haltwire_control.ledger import Instance
 from haltwire_control.link import Link
+from haltwire_control.recovering import Recovering
 from haltwire_control.service import Service, now
 from haltwire_control.state import SYSTEM, Actor, NewEvent, ProxyRecord, State
 from haltwire_control.store import StoreError
@@ -29,6 +29,7 @@ class Following:
 
     def __init__(self, service: Service, lease_ms: int) -> None:
         self._service = service
+        self._recovering = Recovering(service)
         self._patience_s = max(SILENT_AT_LEAST_S, SILENT_LEASES * lease_ms / 1000)
 
     async def serve(self, link: Link, hello: Hello, actor: Actor) -> None:
@@ -48,8 +49,8 @@ class Following:
         peer.key = key
         if hello.authority is not None and is_certificate(hello.authority):
             peer.authority = hello.authority
-        if hello.epoch == service.state.epoch and hello.revision > service.state.revision:
-            await self._begin_epoch(hello)
+        if not await self._recovering.look(hello):
+            return
         service.hub.attach(peer, hello, link, service.state)
         how = "link lost"
         try:
@@ -107,20 +108,6 @@ class Following:
     async def _note(self, record: ProxyRecord, actor: Actor) -> None:
         step = partial(access.note_proxy, proxy=record, now=now(), actor=actor)
         await self._service.store.commit(step)
-
-    async def _begin_epoch(self, hello: Hello) -> None:
-        """The store lacks what this proxy has applied: nobody may take our revisions for the lost ones."""
-        service = self._service
-        known = service.in_force.by_id.keys()
-        log.error(
-            "proxy %s has applied revision %d, the store has %d; orders that the store lost: %s",
-            hello.proxy_id,
-            hello.revision,
-            service.state.revision,
-            ", ".join(sorted(set(hello.kill_ids) - known)) or "none",
-        )
-        await service.store.commit(partial(access.renew_epoch, epoch=os.urandom(8).hex()))
-        service.hub.drop_links("a new epoch")
 
     def _take(self, peer: Peer, message: Message) -> None:
         service = self._service

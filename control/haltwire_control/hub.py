@@ -192,7 +192,7 @@ class Hub:
         if hello.epoch != state.epoch:
             peer.enforced.clear()
         else:
-            for kill_id in self._in_force.keys() & hello.kill_ids:
+            for kill_id in self._in_force.keys() & {order.kill_id for order in hello.orders}:
                 peer.enforced.setdefault(
                     kill_id, Enforcement(hello.revision, now, self._monotonic(), None)
                 )
@@ -203,8 +203,9 @@ class Hub:
                     state.revision,
                     state.kills,
                     tuple(o.kill for o in missed if o.changed_revision > hello.revision),
-                    tuple(token.rule for token in state.tokens.values()),
+                    state.rules,
                     Settings(self.lease_ms, *self.address),
+                    state.head_hash,
                 )
             )
         )

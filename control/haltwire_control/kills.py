@@ -15,7 +15,16 @@ from haltwire.wire.messages import Delta
 from haltwire.wire.orders import CUT, DRAIN, HOLD, MODES, Kill, lift
 from haltwire.wire.selectors import Selector
 
-from haltwire_control.state import Actor, Change, Lifting, NewEvent, NotThereError, Order, State
+from haltwire_control.state import (
+    Actor,
+    Change,
+    Lifting,
+    NewEvent,
+    NotThereError,
+    Order,
+    State,
+    settled,
+)
 
 DEFAULT_GRACE_S = 30.0
 "How long a drain lets live connections finish when nobody says."
@@ -163,6 +172,7 @@ def issued_event(
 
 def resume(state: State, command: Resume, now: datetime) -> Change[Resumed]:
     """Lift what the command names; say which orders still stop some of it."""
+    settled(state)
     selector = _resumed_selector(state, command)
     found = lift(state.kills, selector, command.kill_id)
     gone = {kill.kill_id for kill in found.lifted}
@@ -171,6 +181,7 @@ def resume(state: State, command: Resume, now: datetime) -> Change[Resumed]:
 
 def withdraw(state: State, command: Resume, now: datetime) -> Change[Resumed]:
     """Like `resume`, but lifts only orders that were never stored: all that can be done without a store."""
+    settled(state)
     selector = _resumed_selector(state, command)
     found = lift(state.kills, selector, command.kill_id)
     gone = {kill.kill_id for kill in found.lifted} & state.volatile

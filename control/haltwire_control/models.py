@@ -147,6 +147,13 @@ class NoteBody(Body):
     )
 
 
+class AcceptBody(Body):
+    """Which recovery is accepted, as far as it was seen: `recovery_id` and `version` of `GET /v1/recovery`."""
+
+    recovery_id: Name
+    version: int = Field(ge=1)
+
+
 class TokenBody(Body):
     """Whom a new agent token speaks for."""
 

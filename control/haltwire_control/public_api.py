@@ -48,6 +48,8 @@ class PublicApi:
         """The store takes writes, and has taken all that is in force."""
         if self._service.state.volatile:
             raise _not_ready("an order in force is not stored yet")
+        if self._service.state.recovery is not None:
+            raise _not_ready(f"{self._service.state.recovery.why}: see `haltwire recover`")
         if self._service.store.is_full:
             raise _not_ready("the disk is full or failing: only orders are stored")
         if time.monotonic() - self._proven_at > PROVEN_FOR_S:

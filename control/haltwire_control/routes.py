@@ -14,12 +14,18 @@ from haltwire_control.auth import ADMINISTER, CONNECT, HEARTBEAT, KILL, READ
 from haltwire_control.calls import Route
 from haltwire_control.events import EventsApi
 from haltwire_control.public_api import PublicApi
+from haltwire_control.recovery_api import RecoveryApi
 
 _PEM = "application/x-pem-file"
 
 
 def route_table(
-    agents: AgentsApi, api: Api, admin: AdminApi, events: EventsApi, public: PublicApi
+    agents: AgentsApi,
+    api: Api,
+    admin: AdminApi,
+    events: EventsApi,
+    public: PublicApi,
+    recovery: RecoveryApi,
 ) -> list[Route]:
     """All routes."""
     mesh, agent = "/v1/mesh", "/v1/mesh/agents/{agent}"
@@ -225,6 +231,24 @@ def route_table(
             "Connect a proxy (WebSocket)",
             CONNECT,
             status=101,
+        ),
+        Route(
+            "GET",
+            "/v1/recovery",
+            recovery.show,
+            "What the store was found to lack, until it is accepted",
+            READ,
+            answer=answers_admin.RecoveryAnswer,
+        ),
+        Route(
+            "POST",
+            "/v1/recovery/accept",
+            recovery.accept,
+            "Accept what became of it, and be ready again",
+            ADMINISTER,
+            body=models.AcceptBody,
+            answer=answers_admin.RecoveryAnswer,
+            errors=(404, 409, 503),
         ),
         Route(
             "GET",

@@ -26,6 +26,7 @@ from haltwire_control.state import (
     Order,
     ProxyRecord,
     Record,
+    Recovery,
     State,
     StoredReceipt,
     StoredResume,
@@ -146,6 +147,16 @@ def m005_keys_of_proxies(db: Database) -> None:
     db.table("proxies").add_column("key_id", str)
 
 
+@migrations()
+def m006_recovery(db: Database) -> None:
+    """The audit hash of each revision, which proxies give back, and what a store was found to lack."""
+    db.table("heads").create({"revision": int, "hash": str}, pk="revision")
+    db.table("recoveries").create(
+        {"recovery_id": str, "began_at": str, "accepted_at": str, "found": str}, pk="recovery_id"
+    )
+
+
+INSERT_HEAD = "INSERT OR IGNORE INTO heads (revision, hash) VALUES (?, ?)"
 EVENT_COLUMNS = ", ".join(field.name for field in fields(EventRow))
 INSERT_EVENT = (
     f"INSERT INTO events ({EVENT_COLUMNS}) VALUES ({', '.join('?' for _ in fields(EventRow))})"  # noqa: S608 - our names
@@ -175,6 +186,11 @@ def write(connection: sqlite3.Connection, record: Record) -> None:
         row = {"revision": record.revision, "receipt": _text_of(record.receipt)}
     elif isinstance(record, LongestLease):
         table, row = "meta", {"name": _LONGEST_LEASE, "value": str(record.lease_ms)}
+    elif isinstance(record, Recovery):
+        table = "recoveries"
+        found = encode(record)
+        row = {name: found[name] for name in ("recovery_id", "began_at", "accepted_at")}
+        row["found"] = json.dumps(found, separators=(",", ":"))
     elif isinstance(record, Order):
         table, row = "orders", _row_of_order(record)
     else:
@@ -228,9 +244,14 @@ def load_state(connection: sqlite3.Connection, lifted_remembered: int) -> State:
         "SELECT * FROM orders WHERE lifted_at IS NOT NULL ORDER BY lifted_revision DESC LIMIT ?",
         (lifted_remembered,),
     )
+    revision = int(meta["revision"])
+    head = connection.execute("SELECT hash FROM heads WHERE revision = ?", (revision,)).fetchone()
+    found = connection.execute(
+        "SELECT found FROM recoveries WHERE accepted_at IS NULL ORDER BY rowid DESC LIMIT 1"
+    ).fetchone()
     return State(
         meta["epoch"],
-        int(meta["revision"]),
+        revision,
         tuple(map(order_of, in_force)),
         tuple(map(order_of, lifted))[::-1],
         {token.digest: token for token in _live(connection, Token)},
@@ -241,6 +262,8 @@ def load_state(connection: sqlite3.Connection, lifted_remembered: int) -> State:
             row["digest"]: decode(Attempt, dict(row))
             for row in connection.execute("SELECT * FROM attempts ORDER BY rowid")
         },
+        head_hash=head[0] if head else None,
+        recovery=decode(Recovery, json.loads(found[0])) if found else None,
     )
 
 

@@ -42,6 +42,8 @@ RETRY_S = 0.25
 "How often orders that could not be stored are tried again."
 SLOW_FAILURE_S = 0.1
 "A failure that took longer was a wait for a lock: until the next try, no kill waits for it again."
+_UNREADABLE = (ValueError, KeyError, TypeError)
+"What rows raise that are not as we wrote them."
 
 
 @dataclass(slots=True)
@@ -61,18 +63,21 @@ class SqliteStore(SqliteReader):
         super().__init__(path)
         self.reserve = Reserve(path.with_name(RESERVE))
         try:
-            self._connection, self._writing = self.reserve.opened(partial(_opened, path))
+            opened = self.reserve.opened(partial(_opened, path))
+            self._connection, self._writing, self.was_cut_short = opened
             self._place = Place(path)
         except BaseException as error:
             self.reserve.close()
             self.close_readers()
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, (sqlite3.Error, *_UNREADABLE)):
                 # An OSError ends the process with this sentence instead of a traceback.
                 raise OSError(
                     f"{path} cannot be used ({error}): restore it from a backup, or choose another --data-dir"
                 ) from error
             raise
         self.failures = 0
+        self._heads: dict[int, str] = {}
+        "The audit hashes of the revisions that the last transaction made."
         self._jobs = Jobs()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._blocked_until = 0.0
@@ -111,6 +116,7 @@ class SqliteStore(SqliteReader):
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join)
         self.close_readers()
+        _mark(self._connection, "closed")
         self._connection.close()
         self.reserve.close()
 
@@ -174,12 +180,17 @@ class SqliteStore(SqliteReader):
                 self._fall_back(deciding[0], error)
             return
         self.problem = ""
-        stored = self._writing.state.volatile
-        self._writing = _Writing(_all_stored(state), head)
+        before = self._writing.state
+        stored = before.volatile
+        self._writing = _Writing(self._as_stored(state, before), head)
         for job in deciding:
             if job.committed:
                 change = job.committed.change
-                job.committed = Committed(replace(change, state=_all_stored(change.state)), True)
+                delta = change.delta
+                if delta is not None:
+                    delta = replace(delta, head_hash=self._heads.get(delta.revision))
+                after = self._as_stored(change.state, before)
+                job.committed = Committed(replace(change, state=after, delta=delta), True)
         if stored:
             log.warning("stored at last: %s", ", ".join(sorted(stored)))
             self._tell_loop(partial(self._hear_stored, stored))
@@ -204,7 +215,12 @@ class SqliteStore(SqliteReader):
             return
         issued = {record.kill.kill_id for record in change.put if isinstance(record, Order)}
         in_force = {order.kill.kill_id for order in change.state.orders}
-        state = replace(change.state, volatile=change.state.volatile | (issued & in_force))
+        before = self._writing.state
+        state = replace(
+            change.state,
+            volatile=change.state.volatile | (issued & in_force),
+            head_hash=before.head_hash if change.state.revision == before.revision else None,
+        )
         change = replace(change, state=state)
         job.committed = Committed(change, False)
         self._writing.state = state
@@ -223,7 +239,7 @@ class SqliteStore(SqliteReader):
         """Write the changes; the new head of the audit chain."""
         self._place.check()
         connection = self._connection
-        head = self._writing.head
+        head, heads = self._writing.head, dict[int, str]()
         if connection.in_transaction:
             connection.execute("ROLLBACK")  # an earlier one that could not even be undone
         connection.execute("BEGIN IMMEDIATE")
@@ -238,6 +254,11 @@ class SqliteStore(SqliteReader):
                         schema.INSERT_KILL_EVENT, [(kill_id, row.seq) for kill_id in event.kills]
                     )
                     head = Head(row.seq, row.hash)
+                # The first event of a revision is part of what made it; later ones come without another.
+                revision = change.state.revision
+                made = (revision, head.hash)
+                if change.events and connection.execute(schema.INSERT_HEAD, made).rowcount == 1:
+                    heads[revision] = head.hash
             if changes:
                 state = changes[-1].state
                 _write_meta(
@@ -252,7 +273,16 @@ class SqliteStore(SqliteReader):
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        self._heads = heads
         return head
+
+    def _as_stored(self, state: State, before: State) -> State:
+        """A state of which nothing is volatile any more, with the hash of what made its revision."""
+        same = before.head_hash if state.revision == before.revision else None
+        head_hash = self._heads.get(state.revision, same)
+        if not state.volatile and head_hash == state.head_hash:
+            return state
+        return replace(state, volatile=frozenset(), head_hash=head_hash)
 
     def _deliver(self, jobs: list[Job]) -> None:
         def deliver() -> None:
@@ -286,31 +316,60 @@ class SqliteStore(SqliteReader):
                 self._loop.call_soon_threadsafe(callback)
 
 
-def _opened(path: Path) -> tuple[sqlite3.Connection, _Writing]:
+def _opened(path: Path) -> tuple[sqlite3.Connection, _Writing, bool]:
+    """The connection, what was left, and whether the log that must lie beside the file is gone."""
+    log_is_there = path.with_name(f"{path.name}-wal").exists()
     connection = connect(path, create=True)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         schema.migrations.apply(Database(connection, execute_plugins=False))
-        return connection, _load(connection)
+        _check(connection)
+        writing = _load(connection)
+        was_open = connection.execute("SELECT value FROM meta WHERE name = 'use'").fetchone()
+        is_open = was_open is not None and was_open[0] == "open"
+        if not is_open:
+            _mark(connection, "open")
+        return connection, writing, is_open and not log_is_there
     except BaseException:
         connection.close()
         raise
 
 
+def _check(connection: sqlite3.Connection) -> None:
+    """sqlite3.DatabaseError when a table of what must not be lost is damaged, which reading alone may not find."""
+    for table in ("meta", "orders", "tokens", "keys", "proxies", "recoveries"):
+        (found,) = connection.execute(f"PRAGMA integrity_check({table})").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(f"{table} is damaged: {found}")
+
+
+def _mark(connection: sqlite3.Connection, use: str) -> None:
+    """Note in the file itself whether it is in use.
+
+    While it is, its latest changes are in the log beside it, which only a clean end puts into the file: a
+    file that says `open` and has no log is a copy without it, or has lost it.
+    """
+    with suppress(sqlite3.Error):  # a full disk must not keep us from orders
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        connection.execute("BEGIN IMMEDIATE")
+        _write_meta(connection, use=use)
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 def _load(connection: sqlite3.Connection) -> _Writing:
     meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
     if "epoch" not in meta:
+        if connection.execute("SELECT count(*) FROM orders").fetchone()[0]:
+            raise sqlite3.DatabaseError("it holds orders, and does not say of when")
         connection.execute("BEGIN IMMEDIATE")
         _write_meta(connection, epoch=os.urandom(8).hex(), revision=0, events=0, head_hash=GENESIS)
         connection.execute("COMMIT")
         return _load(connection)
     state = schema.load_state(connection, LIFTED_REMEMBERED)
     return _Writing(state, Head(int(meta["events"]), meta["head_hash"]))
-
-
-def _all_stored(state: State) -> State:
-    return replace(state, volatile=frozenset()) if state.volatile else state
 
 
 def _write_meta(connection: sqlite3.Connection, **values: object) -> None:

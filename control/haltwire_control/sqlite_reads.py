@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +18,7 @@ from haltwire.wire.receipts import Receipt
 
 from haltwire_control import schema
 from haltwire_control.audit import EventRow, Head, Verification, Verifier
-from haltwire_control.store import KillStory, StoredKill, StoreError
+from haltwire_control.store import KillStory, Lineage, StoredKill, StoreError
 
 _VERIFY_PAGE = 1000
 _STORY_MOST = 1000
@@ -61,6 +61,10 @@ class SqliteReader:
         return await self._read(
             lambda c: frozenset(row[0] for row in c.execute(_REVOKED, (wanted, wanted)))
         )
+
+    async def lineage(self, revision: int, kill_ids: Sequence[str]) -> Lineage:
+        """What is stored of a revision and of these orders."""
+        return await self._read(lambda connection: _lineage(connection, revision, kill_ids))
 
     def close_readers(self) -> None:
         """End the threads."""
@@ -142,6 +146,15 @@ _REVOKED = " UNION ".join(
 def _receipt(connection: sqlite3.Connection, where: str, key: object) -> Receipt | None:
     row = connection.execute(f"SELECT receipt FROM {where}", (key,)).fetchone()  # noqa: S608 - our text
     return None if row is None else schema.receipt_of(row["receipt"])
+
+
+def _lineage(connection: sqlite3.Connection, revision: int, kill_ids: Sequence[str]) -> Lineage:
+    head = connection.execute("SELECT hash FROM heads WHERE revision = ?", (revision,)).fetchone()
+    known = connection.execute(
+        "SELECT kill_id FROM orders WHERE kill_id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(kill_ids)),),
+    )
+    return Lineage(head[0] if head else None, frozenset(row[0] for row in known))
 
 
 def _verify(connection: sqlite3.Connection) -> Verification:

@@ -31,6 +31,15 @@ class ConflictError(Exception):
     """A step would break a rule that holds over the whole state; the API answers 409."""
 
 
+class RecoveryNeededError(Exception):
+    """A step would let something pass while orders may be missing; the API answers 503 recovery_needed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this store may lack orders and revocations, so nothing is let go on until an admin has looked: `haltwire recover` says what was found, `haltwire recover --accept` ends this; kills and revocations work"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Lifting:
     """The end of an order."""
@@ -162,6 +171,31 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Recovery:
+    """That the store was found to lack what it once had, until an admin accepts what became of it."""
+
+    recovery_id: str
+    began_at: datetime
+    why: str
+    store_revision: int
+    "The store's head when it was found."
+    version: int = 0
+    "Rises with all that is found later: who accepts has seen this much."
+    seen_revision: int | None = None
+    "The highest that a proxy had applied; None when no proxy was ahead."
+    proxies: tuple[str, ...] = ()
+    "Ids of the proxies that knew more."
+    taken: tuple[str, ...] = ()
+    "Ids of orders that the store lacked, taken over from proxies."
+    kept: tuple[str, ...] = ()
+    "Ids of orders in force here that a proxy ahead no longer had: resumed since, or issued after a restore."
+    withheld: tuple[str, ...] = ()
+    "Ids of tokens that a proxy ahead did not have, perhaps because they were revoked: no proxy is told of them."
+    accepted_at: datetime | None = None
+    accepted_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Actor:
     """Who asks for a change."""
 
@@ -216,6 +250,16 @@ class State:
     "Ids of orders in force that the store has not taken yet."
     attempts: Mapping[str, Attempt] = field(default_factory=dict)
     "The latest writes that came with an Idempotency-Key, oldest first, by digest."
+    head_hash: str | None = None
+    "The audit hash of what made this revision; None when the store has not taken that."
+    recovery: Recovery | None = None
+    "What an admin has yet to accept."
+
+    @property
+    def rules(self) -> tuple[TokenRule, ...]:
+        """The tokens that proxies are told of."""
+        withheld = self.recovery.withheld if self.recovery else ()
+        return tuple(t.rule for t in self.tokens.values() if t.token_id not in withheld)
 
     @property
     def kills(self) -> tuple[Kill, ...]:
@@ -223,8 +267,23 @@ class State:
         return tuple(order.kill for order in self.orders)
 
 
+def settled(state: State) -> None:
+    """RecoveryNeededError while an admin has yet to accept what a recovery found."""
+    if state.recovery is not None:
+        raise RecoveryNeededError
+
+
 Record = (
-    Order | Token | Key | ProxyRecord | LongestLease | StoredReceipt | StoredResume | Note | Attempt
+    Order
+    | Token
+    | Key
+    | ProxyRecord
+    | LongestLease
+    | StoredReceipt
+    | StoredResume
+    | Note
+    | Attempt
+    | Recovery
 )
 
 

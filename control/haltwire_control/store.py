@@ -6,7 +6,7 @@ and the commit. What a caller is told has happened is on disk, or is said not to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,6 +58,16 @@ class StoredKill:
 
 
 @dataclass(frozen=True, slots=True)
+class Lineage:
+    """What a store has of what a proxy says that it has applied."""
+
+    head_hash: str | None
+    "The audit hash of the revision that was asked for; None when there is none by that number."
+    known: frozenset[str]
+    "Those of the kill ids that it has ever stored."
+
+
+@dataclass(frozen=True, slots=True)
 class KillStory:
     """All that is stored about one order."""
 
@@ -86,6 +96,8 @@ class Store(Protocol):
 
     failures: int
     "Changes that could not be written, since the start."
+    was_cut_short: bool
+    "Whether it was found at the start without the log that must lie beside it: its latest changes are lost."
     problem: str
     "Why the latest urgent change could not be stored, in words that a caller may read; empty once one was."
 
@@ -123,6 +135,9 @@ class Store(Protocol):
 
     async def revoked(self, digests: Collection[str]) -> frozenset[str]:
         """Those of these digests whose token or key was revoked."""
+
+    async def lineage(self, revision: int, kill_ids: Sequence[str]) -> Lineage:
+        """What is stored of a revision and of these orders."""
 
     async def probe(self) -> None:
         """Try a write that changes nothing. Raises StoreError."""

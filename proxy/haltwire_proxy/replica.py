@@ -31,6 +31,8 @@ class View:
     "The orders whose selector names one agent, by its segments."
     globs: tuple[Kill, ...] = field(repr=False, compare=False)
     "All other orders."
+    head_hash: str | None = field(default=None, compare=False)
+    "What the control server says this revision is, for the next hello."
     _decisions: dict[tuple[AgentRef, str], Kill | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -199,6 +201,7 @@ def _indexed(message: Snapshot) -> View:
         frozenset(rule.token_id for rule in message.tokens),
         by_agent,
         globs,
+        message.head_hash,
     )
 
 
@@ -225,7 +228,14 @@ def _advanced(old: View, before: Mapping[str, Kill], message: Delta) -> View:
         tokens = {rule.digest: rule for rule in rules}
         token_ids = frozenset(rule.token_id for rule in rules)
     return View(
-        old.epoch, message.revision, tuple(after.values()), tokens, token_ids, by_agent, globs
+        old.epoch,
+        message.revision,
+        tuple(after.values()),
+        tokens,
+        token_ids,
+        by_agent,
+        globs,
+        message.head_hash,
     )
 
 

@@ -15,6 +15,8 @@ from haltwire_control.state import (
     Key,
     NotThereError,
     ProxyRecord,
+    Recovery,
+    RecoveryNeededError,
     State,
     Token,
 )
@@ -128,13 +130,16 @@ def test_a_lost_link_is_only_an_event():
     assert types(change) == ["proxy.lost"]
 
 
-def test_a_new_epoch_keeps_the_orders():
-    assert access.renew_epoch(State("e", 5), "f").state == State("f", 5)
-
-
 def test_only_a_longer_lease_is_noted():
     change = access.note_lease(State("e", longest_lease_ms=1000), 5000)
     assert change.state.longest_lease_ms == 5000
     assert [record.lease_ms for record in change.put] == [5000]
     assert change.delta is None, "proxies hear it with their leases"
     assert access.note_lease(change.state, 1000) == Change(change.state, None)
+
+
+def test_no_token_is_made_while_a_recovery_waits():
+    waiting = State("e", 4, recovery=Recovery("R1", NOW, "why", 0))
+    with pytest.raises(RecoveryNeededError):
+        access.create_token(waiting, TOKEN, ADA)
+    assert access.revoke_token(replace(waiting, tokens={"d1": TOKEN}), "T1", ADA, NOW).delta

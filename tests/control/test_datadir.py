@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
-from haltwire_control.datadir import ADMIN_KEY, DataDirectory
+from haltwire_control.datadir import ADMIN_KEY, LOCK, DataDirectory
 from haltwire_control.store import StoreLockedError
 
 
@@ -34,6 +35,39 @@ def test_a_file_that_was_open_to_others_is_closed_to_them(directory):
 def test_a_second_owner_is_told_who_the_first_is(directory):
     with pytest.raises(StoreLockedError, match=rf"process {os.getpid()}.*--data-dir"):
         DataDirectory(str(directory.path))
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced by a copy"])
+def test_a_lock_file_of_another_inode_lets_no_second_owner_in(directory, how):
+    """Without the lock on the directory itself both of these were let in."""
+    lock = directory.path / LOCK
+    content = lock.read_bytes()
+    lock.unlink()
+    if how != "deleted":
+        lock.write_bytes(content)
+    with pytest.raises(StoreLockedError, match="another haltwire"):
+        DataDirectory(str(directory.path))
+    directory.release()
+    DataDirectory(str(directory.path)).release()
+
+
+def test_new_names_are_synced_before_anything_is_stored_under_them(tmp_path, monkeypatch):
+    synced = []
+    real = os.fsync
+
+    def noting(handle):
+        synced.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    held = DataDirectory(str(tmp_path / "data"))
+    held.private("haltwire.db")
+    assert synced == [str(tmp_path), str(held.path)]
+    held.private("haltwire.db")
+    assert len(synced) == 2
+    held.write_admin_key("hwk_one")
+    assert synced[2:] == [str(held.path / "admin.key.new"), str(held.path)]
+    held.release()
 
 
 def test_it_can_be_had_again_after_release(directory):

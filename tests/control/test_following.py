@@ -119,24 +119,6 @@ async def test_a_worker_that_comes_back_hears_of_orders_that_came_and_went(contr
     assert [k.kill_id for k in back.received[0].lifted_since] == [kill_id]
 
 
-async def test_what_the_store_has_lost_begins_a_new_epoch(control, worker, caplog):
-    """A worker that applied what the store lacks must not take our next revisions for the lost ones."""
-    epoch = worker.epoch
-    ahead = Worker(control, "w-2", epoch=epoch, revision=99, kill_ids=("KLOST",), **ELSEWHERE)
-    await ahead.join()
-    assert ahead.epoch != epoch
-    assert "KLOST" in caplog.text
-    await worker.until(lambda: worker.socket.closed)
-    receipt = (await control.kill(MAILER, wait_s=0.2)).body
-    assert {p["proxy_id"]: p["state"] for p in receipt["proxies"]} == {
-        "w-1": "pending",
-        "w-2": "applied",
-    }
-    back = await Worker(control, epoch=epoch, revision=worker.revision).join()
-    assert back.epoch == ahead.epoch
-    assert (await control.kill(MAILER)).body["proxies"][0]["state"] == "applied"
-
-
 async def test_an_epoch_outlives_a_start(tmp_path):
     async with running_control(tmp_path) as control:
         first = (await Worker(control).join()).epoch

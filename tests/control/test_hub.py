@@ -210,11 +210,11 @@ def test_what_is_no_proof(hub, ack):
 
 
 def test_a_hello_proves_orders_of_this_epoch(hub):
-    peer, _ = joined(hub, hello(revision=5, kill_ids=("K1", "K9")))
+    peer, _ = joined(hub, hello(revision=5, orders=(kill(), kill("K9"))))
     assert peer.enforced["K1"].revision == 5
     assert peer.enforced["K1"].connections_cut is None
     assert "K9" not in peer.enforced
-    hub.attach(peer, hello(epoch="other", kill_ids=("K1",)), Outlet(), STATE)
+    hub.attach(peer, hello(epoch="other", orders=(kill(),)), Outlet(), STATE)
     assert peer.enforced == {}
 
 
@@ -268,7 +268,7 @@ def test_what_changed_while_a_proxy_was_away_is_proven_by_its_snapshots_ack_alon
     hub.acknowledge(peer, Ack("e", 5, ("K1",)), STATE)
     hub.report(peer, Report("K1", NOW, residual_bytes_max=7))
     issued(hub, kill())
-    hub.attach(peer, hello(revision=5, kill_ids=("K1",)), Outlet(), replace(STATE, revision=6))
+    hub.attach(peer, hello(revision=5, orders=(kill(),)), Outlet(), replace(STATE, revision=6))
     assert peer.enforced["K1"].revision == 5
     hub.acknowledge(peer, Ack("e", 6, ("K1",), 4), STATE)
     assert (peer.enforced["K1"].revision, peer.enforced["K1"].report) == (6, None)

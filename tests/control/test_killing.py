@@ -311,14 +311,14 @@ async def test_a_worker_that_comes_back_proves_with_its_hello(tmp_path):
     async with running_control(tmp_path) as control:
         worker = await Worker(control, pid=os.getpid()).join()
         await seen(control, worker)
-        kill_id = (await control.kill(MAILER)).body["kill_id"]
+        await control.kill(MAILER)
     async with running_control(tmp_path) as control:
         back = Worker(
             control,
             pid=os.getpid(),
             epoch=worker.epoch,
             revision=worker.revision,
-            kill_ids=(kill_id,),
+            orders=tuple(worker.orders.values()),
         )
         back.orders = worker.orders
         await back.join()
@@ -467,7 +467,7 @@ async def test_a_carve_out_and_a_second_kill_that_a_worker_missed_are_proven_whe
         worker.hello,
         epoch=worker.epoch,
         revision=worker.revision,
-        kill_ids=tuple(worker.orders),
+        orders=tuple(worker.orders.values()),
     )
     await worker.join()
     receipt = (await control.kill(EVERYBODY)).body

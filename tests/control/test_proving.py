@@ -113,7 +113,13 @@ async def test_a_drain_under_way_is_completed_after_a_new_start(tmp_path):
         # Before the worker is back, what an earlier process proved is not unlearned.
         receipt = (await shown(control, kill_id))["receipt"]
         assert (receipt["confirmed"], receipt["halted_at"]) == (True, None)
-        back = Worker(control, pid=os.getpid(), epoch=epoch, revision=revision, kill_ids=(kill_id,))
+        back = Worker(
+            control,
+            pid=os.getpid(),
+            epoch=epoch,
+            revision=revision,
+            orders=tuple(orders.values()),
+        )
         back.orders = orders
         await back.join()
         await back.report(kill_id, live(0), live=0)

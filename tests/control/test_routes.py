@@ -26,6 +26,8 @@ ROUTES = {
     ("DELETE", "/v1/keys/{key}"): "administer",
     ("GET", "/v1/proxies"): "read",
     ("GET", "/v1/proxies/connect"): "connect",
+    ("GET", "/v1/recovery"): "read",
+    ("POST", "/v1/recovery/accept"): "administer",
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
     ("GET", "/health"): None,

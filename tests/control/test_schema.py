@@ -103,10 +103,9 @@ def test_notes_are_all_kept(database):
 
 
 def test_migrations_are_applied_once(database):
-    applied = len(schema.migrations.applied(Database(database, execute_plugins=False)))
-    assert applied >= 3
     schema.migrations.apply(Database(database, execute_plugins=False))
-    assert len(schema.migrations.applied(Database(database, execute_plugins=False))) == applied
+    applied = schema.migrations.applied(Database(database, execute_plugins=False))
+    assert [m.name for m in applied] == [name for name in vars(schema) if name.startswith("m0")]
 
 
 def test_a_proxy_of_an_earlier_version_stops_beyond_its_lease(tmp_path):

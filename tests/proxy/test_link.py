@@ -142,7 +142,7 @@ async def test_a_lost_link_is_made_again_and_the_next_hello_names_what_is_enforc
     await control.hear(Ack, lambda a: a.kills)
     await control.links[-1].close()
     hello = await control.hear(Hello, lambda h: h.revision == 2)
-    assert hello.kill_ids == (order.kill_id,)
+    assert hello.orders == (order,)
 
 
 async def test_without_renewals_the_lease_ends_and_with_them_all_goes_on(control, linked):

@@ -53,6 +53,8 @@ class Snapshot:
     "Orders issued and lifted since the revision that the proxy said hello with: what it missed."
     tokens: tuple[TokenRule, ...]
     settings: Settings
+    head_hash: str | None = None
+    "The audit hash of what made this revision; None when it is not stored. A proxy gives it back in its next hello."
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class Delta:
     tokens: tuple[TokenRule, ...] = ()
     revoked: tuple[str, ...] = ()
     "Ids of tokens revoked: live connections that used one are severed."
+    head_hash: str | None = None
+    "As in a snapshot."
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +100,12 @@ class Hello:
     version: str
     epoch: str | None
     revision: int
-    kill_ids: tuple[str, ...] = ()
-    "The orders that it enforces."
+    head_hash: str | None = None
+    "What came with that revision: a store that was restored from a backup may have another change under its number."
+    orders: tuple[Kill, ...] = ()
+    "All that it enforces: what a restored store lacks is taken over from here."
+    token_ids: tuple[str, ...] | None = None
+    "The tokens that it lets in; None when it does not say. A restored store may have one that was revoked since."
     on_stale: str = "hold"
     "What it does beyond its lease: `hold`, `refuse`, or `keep`, which lets traffic pass and so never counts as fenced."
     agent_residual_max: int | None = None
