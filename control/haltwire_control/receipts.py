@@ -172,7 +172,7 @@ def applied_state(
 def state_in(evidence: Evidence, agents: int) -> ProxyState:
     """A proxy's state in a receipt: what a fenced one may still send grows with the agents that are matched."""
     most = evidence.agent_residual_max
-    if evidence.state.state != FENCED or most is None or agents == 0:
+    if evidence.state.state != FENCED or most is None or most < 0 or agents == 0:
         return evidence.state
     return replace(evidence.state, residual_bytes_max=most * agents)
 

@@ -146,7 +146,8 @@ def test_what_a_fenced_proxy_did_is_not_known_and_never_0():
 
 
 @pytest.mark.parametrize(
-    ("most", "agents", "residual"), [(4096, 3, 12_288), (None, 3, None), (4096, 0, None)]
+    ("most", "agents", "residual"),
+    [(4096, 3, 12_288), (0, 3, 0), (None, 3, None), (-1, 3, None), (4096, 0, None)],
 )
 def test_what_a_fenced_proxy_may_still_send_grows_with_the_agents(most, agents, residual):
     names = frozenset(AgentRef.parse(f"agent://acme/prod/a{i}") for i in range(agents))
