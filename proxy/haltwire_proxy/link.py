@@ -43,6 +43,9 @@ USAGE_EVERY_S = 0.25
 LEAST_PAUSE_S = 0.02
 "Between two usage reports, also when new instances come in a crowd."
 DEFAULT_LEASE_S = 1.0
+SILENT_S = 15.0
+"""A link on which nothing has come for so long is made anew: its other end may have gone without a word, and
+the kernel would try for a quarter of an hour. Longer than a control server that is only slow stands still."""
 _MAX_MESSAGE = 64 * 1024 * 1024
 
 
@@ -70,6 +73,7 @@ class Link:
         self._authority = authority
         self._control = control
         self._ready = self._leased = False
+        self._heard_boot = 0.0
         self._leaving = False
         self._sequence = 0
         self._lease_s = DEFAULT_LEASE_S
@@ -117,7 +121,7 @@ class Link:
                 log.warning("the control server was not told that this proxy stops")
 
     async def _follow(self, connected: aiohttp.ClientWebSocketResponse) -> None:
-        self._socket = connected
+        self._socket, self._heard_boot = connected, boottime()
         await connected.send_str(messages.dumps(self._hello()))
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -126,6 +130,7 @@ class Link:
                 async for message in connected:
                     if message.type is not aiohttp.WSMsgType.TEXT:
                         break
+                    self._heard_boot = boottime()
                     await self._take(connected, message.data)
                 renewals.cancel()
                 reports.cancel()
@@ -182,6 +187,8 @@ class Link:
     async def _renew(self, connected: aiohttp.ClientWebSocketResponse) -> None:
         while True:
             await asyncio.sleep(self._lease_s / 4)
+            if boottime() - self._heard_boot > SILENT_S:
+                raise ConnectionError("the control server says nothing")
             await self._renew_now(connected)
 
     async def _renew_now(self, connected: aiohttp.ClientWebSocketResponse) -> None:

@@ -41,6 +41,8 @@ _DEEDS: Mapping[tuple[Phase, Phase], tuple[Deed, ...]] = {
     (Phase.HOLDING, Phase.REFUSING): (Deed.CUT,),
     (Phase.HOLDING, Phase.FRESH): (Deed.THAW,),
     (Phase.REFUSING, Phase.FRESH): (Deed.THAW,),
+    # Only a clock that goes backwards. What lives was frozen when the lease ended, or is cut already.
+    (Phase.REFUSING, Phase.HOLDING): (),
 }
 
 
@@ -85,8 +87,11 @@ class Staleness:
 
     def look(self, lease_end_boot: float, now_boot: float) -> tuple[Deed, ...]:
         """Take note of the time; what has to be done now, in this order."""
-        before, self.phase = self.phase, self.rule.phase(lease_end_boot, now_boot)
-        return _DEEDS.get((before, self.phase), ())
+        phase = self.rule.phase(lease_end_boot, now_boot)
+        if phase is self.phase:  # nearly always, and asked before every write
+            return ()
+        before, self.phase = self.phase, phase
+        return _DEEDS[before, phase]
 
     @property
     def waits(self) -> bool:

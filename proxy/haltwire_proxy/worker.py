@@ -32,7 +32,7 @@ from haltwire_proxy.inspector import Inspector
 from haltwire_proxy.limits import MOST_DESCRIPTORS, parse
 from haltwire_proxy.link import Link
 from haltwire_proxy.services import Services
-from haltwire_proxy.staleness import Rule
+from haltwire_proxy.staleness import KEEP, Rule
 
 log = logging.getLogger(__name__)
 BACKLOG = 4096
@@ -93,6 +93,10 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
             aiohttp.ClientSession(trust_env=False, connector=connector)
         )
         rule = Rule(config.on_stale, config.hold_for_s)
+        if rule.on_stale == KEEP:
+            log.warning(
+                "UNPROTECTED beyond its lease: on_stale is %r, so a kill may not reach it", KEEP
+            )
         enforcer = Enforcer(boottime, utc_now, parse(config.limits), most_descriptors(), rule)
         dialer = Dialer(
             Rules(

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sqlite3
-import time
 from pathlib import Path
 
 import pytest
@@ -112,35 +111,6 @@ async def test_a_kill_survives_kill_minus_nine_of_everything(system, origin):
     _, again = await system.api("POST", f"{PATH}/kill", {"reason": "later"})
     assert (again["kill_id"], again["confirmed"]) == (first["kill_id"], True)
     assert again["reason"] == first["reason"]
-
-
-async def test_without_its_control_server_a_worker_refuses_and_cuts(system, origin):
-    secret = secret_of(await system.token(MAILER))
-    (wire,) = await _open_streams(system, origin, "acme.prod.mailer~i-1", secret, 1)
-    control = await _control_pid(system)
-    os.kill(control, signal.SIGSTOP)
-    frozen_at = time.monotonic()
-    try:
-        await wire.ended(timeout=4)
-        await asyncio.wait_for(origin.connections[0].ended.wait(), 2)
-        # The other worker's lease began up to a quarter later: the promise is for all after 1.3 s.
-        await asyncio.sleep(max(0.0, frozen_at + 1.3 - time.monotonic()))
-        auth = f"Proxy-Authorization: {basic('acme.prod.mailer~i-1', secret)}"
-        for _ in range(8):
-            probe = await Wire.open(system.port)
-            answer = await probe.request("CONNECT", origin.host, auth)
-            probe.close()
-            assert (answer.status, answer.json()["error"]) == (503, "enforcement_unknown")
-    finally:
-        os.kill(control, signal.SIGCONT)
-    async with asyncio.timeout(10):
-        while True:
-            probe = await Wire.open(system.port)
-            answer = await probe.request("CONNECT", origin.host, auth)
-            probe.close()
-            if answer.status == 200:
-                break
-            await asyncio.sleep(0.05)
 
 
 async def _control_pid(system) -> int:

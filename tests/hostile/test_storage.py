@@ -293,7 +293,7 @@ async def test_a_store_that_cannot_be_written(shared, origin, fault, because, re
 
 async def test_a_database_that_is_gone_at_a_start_lets_nobody_through(tmp_path, origin):
     """An empty store in its place would let every killed agent go on, so the start is refused."""
-    async with System(tmp_path / "data", "--workers", "1") as system:
+    async with System(tmp_path / "data", "--workers", "1", "--hold-for", "1s") as system:
         agent = await agent_of(system, origin, "gone")
         assert (await kill(system, agent.uri))[0] == 200
         for path in system.data_dir.glob("haltwire.db*"):

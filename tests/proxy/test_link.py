@@ -157,6 +157,15 @@ async def test_without_renewals_the_lease_ends_and_with_them_all_goes_on(control
     assert not connection.severed
 
 
+async def test_a_link_on_which_nothing_comes_any_more_is_made_anew(control, linked, monkeypatch):
+    monkeypatch.setattr(link_module, "SILENT_S", 0.5)
+    await asyncio.wait_for(linked.ready.wait(), 5)
+    control.granting = False
+    await until(lambda: len([said for said in control.heard if isinstance(said, Hello)]) > 1)
+    control.granting = True
+    await until(lambda: linked.enforcer.lease_left() > 0)
+
+
 async def test_the_loss_of_the_link_alone_changes_nothing(control, linked):
     await asyncio.wait_for(linked.ready.wait(), 5)
     connection = live(linked)

@@ -48,6 +48,7 @@ STORIES = {
         [(END, 101.0), (END, 111.0), (END, 200.0), (202.0, 201.0)],
         [(Deed.FREEZE,), (Deed.CUT,), (), (Deed.THAW,)],
     ),
+    "a clock that goes backwards": ([(END, 111.0), (END, 105.0)], [(Deed.FREEZE, Deed.CUT), ()]),
     "the process slept through the hold": ([(END, 500.0)], [(Deed.FREEZE, Deed.CUT)]),
     "a lease that ended and came back between two looks": ([(103.0, 102.0)], [()]),
 }

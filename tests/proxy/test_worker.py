@@ -78,6 +78,7 @@ async def started(control_port, data_dir, **more):
         "proxy_key": "hwk_key",
         "data_dir": str(data_dir),
         "own_addresses": [["127.0.0.1", control_port]],
+        "on_stale": "keep",
         **more,
     }
     process.stdin.write(json.dumps(config).encode() + b"\n")
@@ -116,6 +117,11 @@ async def test_sigterm_cuts_what_is_left_and_says_bye(worker, control, origin):
     assert await asyncio.wait_for(worker.wait(), 5) == 0
     assert await wire.ended() == b""
     assert any(isinstance(said, Bye) for said in control.heard)
+
+
+async def test_what_it_does_beyond_its_lease_is_told_to_the_control_server(worker, control):
+    (hello,) = (said for said in control.heard if isinstance(said, Hello))
+    assert hello.on_stale == "keep"
 
 
 async def test_it_ends_when_its_parent_is_gone(worker):
