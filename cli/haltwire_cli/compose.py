@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from haltwire_cli.certificates import names_of, serves_tls
+from haltwire_cli.certificates import addresses_of_this_host, names_of, serves_tls
 from haltwire_cli.child import Child
 from haltwire_cli.config import KEEP
 from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
-from haltwire_cli.listen import ANYWHERE, address_of, bind, is_loopback, url_of
+from haltwire_cli.listen import ANYWHERE, Address, address_of, bind, is_loopback, url_of
 from haltwire_cli.listener_tls import LOOK_S, Issued, ListenerTls, Published, keep
-from haltwire_cli.plans import ControlPlan, Plan, ProxyPlan
+from haltwire_cli.plans import ControlPlan, Plan, ProxyPlan, is_exposed
 from haltwire_cli.port import Port
 from haltwire_cli.supervisor import ChildFailedError, supervise
 
@@ -108,6 +108,10 @@ async def _serve_until_stopped(
         tell(
             f"INSECURE: {control} can be reached from other machines, and keys travel to it unencrypted, because of --insecure."
         )
+    if plan.remote and is_exposed(plan.remote.url):
+        tell(
+            f"INSECURE: {plan.remote.url} is not encrypted: whoever is on the way can take the key, and lift every kill for this proxy; because of --insecure."
+        )
     endpoints = Endpoints(
         url_of(address_of(listeners.proxy)) if listeners.proxy else None,
         url_of(control, "https" if tls.control else "http") if control else None,
@@ -161,6 +165,13 @@ def _listener_tls(plan: Plan, listeners: Listeners) -> ListenerTls:
         RENEWED_AFTER,
     )
     return ListenerTls(issued.pair, control, None, issued.look, RENEWAL_LOOK_S)
+
+
+def _addresses(bound: Address) -> list[str]:
+    """Where other machines reach a listener."""
+    if bound.host in ANYWHERE:
+        return addresses_of_this_host()
+    return [] if is_loopback(bound) else [bound.host]
 
 
 class _Stages:
@@ -233,6 +244,7 @@ class _Stages:
                 "proxy_anywhere": not control.proxy_url
                 and proxy is not None
                 and address_of(proxy).host in ANYWHERE,
+                "addresses": _addresses(address_of(listener)),
                 "tokens": [(one.selector, one.tls, one.digest) for one in control.tokens],
                 "admin_key": control.admin_key or "",
                 "tls": self._pair if self._tls.control else None,

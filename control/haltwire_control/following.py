@@ -90,6 +90,7 @@ class Following:
             hello.started_ticks,
             hello.version,
             now(),
+            key_id=actor.actor_id,
         )
         try:
             # The worker before this one often had the same name.

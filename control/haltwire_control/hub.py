@@ -119,6 +119,8 @@ class Hub:
         self._lease_ms = lease_ms
         self._now = now
         self._monotonic = monotonic
+        self.address: tuple[tuple[str, ...], int | None] = ((), None)
+        "The addresses and the port where other machines reach us."
         self._peers: dict[Process, Peer] = {}
         self._in_force: dict[str, Order] = {}
         self._lifted_holds: dict[str, int] = {}
@@ -144,7 +146,8 @@ class Hub:
                 peer.gone = True
         elif record.process not in self._peers:
             here = self._here.boot_id
-            self._peers[record.process] = Peer(record, bool(here) and record.boot_id == here)
+            shares_clock = bool(here) and record.boot_id == here
+            self._peers[record.process] = Peer(record, shares_clock, key=record.key_id)
 
     def peers_of(self, records: Iterable[ProxyRecord]) -> tuple[Peer, ...]:
         """The peers behind these records; one that ended meanwhile is a peer that is gone."""
@@ -185,7 +188,7 @@ class Hub:
                     state.kills,
                     tuple(o.kill for o in missed if o.changed_revision > hello.revision),
                     tuple(token.rule for token in state.tokens.values()),
-                    Settings(self._lease_ms),
+                    Settings(self._lease_ms, *self.address),
                 )
             )
         )

@@ -95,6 +95,8 @@ class ProxyRecord:
     version: str
     first_seen_at: datetime
     gone_at: datetime | None = None
+    key_id: str | None = None
+    "The key that it came with; None when it was started together with this control server."
 
     @property
     def process(self) -> Process:
