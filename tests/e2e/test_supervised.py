@@ -1,6 +1,7 @@
 """A process that dies, hangs or is to stop, under a running `haltwire up`: the others serve on, and no order is forgotten."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -136,6 +137,31 @@ async def test_a_control_server_that_hangs_is_replaced(tmp_path, origin):
         assert receipt["confirmed"] is True, receipt
         assert await mailer.ask() == 403
     assert "the control server did not answer for 2 s and was killed" in system.output
+
+
+async def test_with_no_worker_left_clients_are_refused_and_then_served_at_the_same_port(
+    tmp_path, origin
+):
+    """They would wait for as long as the supervisor holds the port, and longer than for the next one."""
+    async with up(tmp_path) as system:
+        mailer = await Caller.of(system, origin, MAILER)
+        assert await mailer.ask() == 200
+
+        async def kill_all() -> None:
+            while True:
+                for pid in children(system, "proxy"):
+                    os.kill(pid, signal.SIGKILL)
+                await asyncio.sleep(0.01)
+
+        killing = asyncio.get_running_loop().create_task(kill_all())
+        await until_refused(system.port)
+        killing.cancel()
+        async with asyncio.timeout(SLOW_S):
+            while True:
+                with contextlib.suppress(*TROUBLE):
+                    if await mailer.ask() == 200:
+                        break
+                await asyncio.sleep(0.05)
 
 
 async def test_a_stopped_worker_does_not_outlive_a_killed_supervisor(tmp_path):
