@@ -13,6 +13,7 @@ import signal
 import socket
 import sqlite3
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -67,8 +68,7 @@ def without_control(system: System):
 
 
 def _state(pid: int) -> bytes:
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        return file.read().rpartition(b")")[2].split()[0]
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
 
 
 def backup(system: System) -> None:
@@ -115,7 +115,7 @@ async def test_a_backup_restored_under_running_proxies(tmp_path):
         lost = receipt["kill_id"]
         made = Agent(system, origin, MAILER, await system.token(MAILER))
         assert await made.ask() == (200, None)
-        asking = asyncio.create_task(killed.keep_asking())
+        asking = asyncio.get_running_loop().create_task(killed.keep_asking())
         with without_control(system):
             restore(system)
         found = await answers(
@@ -187,15 +187,26 @@ class Server:
 
     def __init__(self, data_dir) -> None:
         self.data_dir = data_dir
+        self.processes: list[ControlProcess] = []
         self.listener = socket.socket()
         self.listener.bind(("127.0.0.1", 0))
         self.listener.listen()
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
 
+    def launch(self) -> ControlProcess:
+        self.processes.append(ControlProcess(self.data_dir, self.listener.fileno()))
+        return self.processes[-1]
+
     def start(self) -> ControlProcess:
-        process = ControlProcess(self.data_dir, self.listener.fileno())
+        process = self.launch()
         process.wait_ready()
         return process
+
+    def close(self) -> None:
+        for one in self.processes:
+            if one.process.poll() is None:
+                one.kill()
+        self.listener.close()
 
     @property
     def headers(self) -> dict[str, str]:
@@ -206,7 +217,7 @@ class Server:
 def server(tmp_path):
     made = Server(tmp_path / "data")
     yield made
-    made.listener.close()
+    made.close()
 
 
 async def test_what_was_answered_is_there_after_a_sigkill_at_once(server):
@@ -215,7 +226,7 @@ async def test_what_was_answered_is_there_after_a_sigkill_at_once(server):
     for number in range(12):
         process = await asyncio.to_thread(server.start)
         async with aiohttp.ClientSession(server.url, headers=server.headers) as session:
-            async with session.get("/v1/mesh/kills?limit=1000") as reply:
+            async with session.get("/v1/mesh/kills") as reply:
                 there = {k["kill_id"] for k in (await reply.json())["kills"]}
             assert there == set(answered)
             async with session.get("/readyz") as reply:
@@ -249,18 +260,20 @@ async def test_a_second_control_server_is_refused_and_a_third_after_a_sigkill_is
         if lock_file == "copied":
             lock.write_bytes(content)
     other = Server(server.data_dir)
-    second = ControlProcess(other.data_dir, other.listener.fileno())
+    second = other.launch()
     code, said = await asyncio.to_thread(second.end, 60)
     assert code != 0
     assert "another haltwire" in said
     assert "choose another --data-dir" in said
-    async with aiohttp.ClientSession(server.url, headers=server.headers) as session:
-        async with session.post("/v1/mesh/kill", json={"selector": MAILER, "wait_s": 0}) as reply:
-            assert (await reply.json())["durable"] is True
+    async with (
+        aiohttp.ClientSession(server.url, headers=server.headers) as session,
+        session.post("/v1/mesh/kill", json={"selector": MAILER, "wait_s": 0}) as reply,
+    ):
+        assert (await reply.json())["durable"] is True
     first.kill()
     third = await asyncio.to_thread(server.start)
     third.kill()
-    other.listener.close()
+    other.close()
 
 
 STARTS = {
@@ -279,7 +292,7 @@ async def test_a_start_on_a_damaged_file_ends_with_a_sentence(server, damage):
     await asyncio.to_thread(first.end)
     path = server.data_dir / "haltwire.db"
     damage(path)
-    second = ControlProcess(server.data_dir, server.listener.fileno())
+    second = server.launch()
     code, said = await asyncio.to_thread(second.end, 60)
     assert code != 0
     assert "restore it" in said
