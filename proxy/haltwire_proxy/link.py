@@ -38,6 +38,10 @@ USAGE_EVERY_S = 0.25
 LEAST_PAUSE_S = 0.02
 "Between two usage reports, also when new instances come in a crowd."
 DEFAULT_LEASE_S = 1.0
+CONNECT_WITHIN_S = 5.0
+CLOSE_WITHIN_S = 0.5
+SILENT_AT_LEAST_S = 2.0
+"A link without a new lease for this long, and for a whole lease, is a dead one; its peer may never say so."
 _MAX_MESSAGE = 64 * 1024 * 1024
 
 
@@ -68,20 +72,29 @@ class Link:
         self._expiry: asyncio.TimerHandle | None = None
         self._drain_end: asyncio.TimerHandle | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._silent_s = 0.0
+        "How long no lease has come, as counted in steps: a process that stood still has not waited."
 
     async def run(self) -> None:
         """Connect, follow, and connect again with backoff and jitter, until cancelled or bye is said."""
         delay = FIRST_RETRY_S
         while True:
             try:
-                async with self._session.ws_connect(
-                    self._url,
-                    headers={"Authorization": f"Bearer {self._key}"},
-                    max_msg_size=_MAX_MESSAGE,
-                    compress=0,
-                ) as connected:
-                    delay = FIRST_RETRY_S
+                async with asyncio.timeout(CONNECT_WITHIN_S):
+                    connected = await self._session.ws_connect(
+                        self._url,
+                        headers={"Authorization": f"Bearer {self._key}"},
+                        max_msg_size=_MAX_MESSAGE,
+                        compress=0,
+                    )
+                delay = FIRST_RETRY_S
+                try:
                     await self._follow(connected)
+                finally:
+                    # A peer that is gone without a word closes nothing; when time is up, we do.
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(CLOSE_WITHIN_S):
+                            await connected.close()
                 if self._leaving:
                     return
                 log.warning("the control server closed the link")
@@ -105,18 +118,21 @@ class Link:
 
     async def _follow(self, connected: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = connected
+        self._silent_s = 0.0
         await connected.send_str(messages.dumps(self._hello()))
         try:
             async with asyncio.TaskGroup() as tasks:
                 renewals = tasks.create_task(self._renew(connected), name="renew the lease")
                 reports = tasks.create_task(self._report(connected), name="report usage")
+                watch = tasks.create_task(self._watch_link(), name="watch the link")
                 async for message in connected:
                     if message.type is not aiohttp.WSMsgType.TEXT:
                         break
                     await self._take(connected, message.data)
                 renewals.cancel()
                 reports.cancel()
-        except* (ConnectionError, aiohttp.ClientError, ValueError) as failures:
+                watch.cancel()
+        except* (ConnectionError, TimeoutError, aiohttp.ClientError, ValueError) as failures:
             log.warning("link lost: %s", failures.exceptions[0])
         finally:
             self._socket = None
@@ -124,6 +140,7 @@ class Link:
     async def _take(self, connected: aiohttp.ClientWebSocketResponse, text: str) -> None:
         message = messages.loads(text)
         if isinstance(message, Renewed):
+            self._silent_s = 0.0
             self._enforcer.renewed(message)
             self._watch_lease()
             self._tell_ready()
@@ -175,6 +192,14 @@ class Link:
         while True:
             await asyncio.sleep(self._lease_s / 4)
             await self._renew_now(connected)
+
+    async def _watch_link(self) -> None:
+        """TimeoutError when the other side is silent: a new link may lead to one that is not."""
+        while self._silent_s < max(SILENT_AT_LEAST_S, self._lease_s):
+            step = self._lease_s / 4
+            await asyncio.sleep(step)
+            self._silent_s += step
+        raise TimeoutError(f"the control server was silent for {self._silent_s:g} s")
 
     async def _renew_now(self, connected: aiohttp.ClientWebSocketResponse) -> None:
         view = self._enforcer.replica.view

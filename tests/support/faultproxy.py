@@ -59,7 +59,7 @@ class FaultProxy:
     def half_open(self, living: str) -> None:
         """One side has gone without a word to the other: `living` (UP: the control server's) hears nothing more."""
         for pair in tuple(self._pairs):
-            pair.silent = True
+            pair.living = living
             pair.reset(pair.client if living == UP else pair.server)
 
     def half_close(self, direction: str) -> None:
@@ -133,7 +133,7 @@ class FaultProxy:
                 late = self.latency_s + self._chance.uniform(0, self.jitter_s)
                 due = max(due, loop.time() + late)  # jitter never reorders bytes
                 waiting.put_nowait((due, unit))
-            if pair.silent:
+            if pair.living == direction:
                 await asyncio.Event().wait()  # until the other side has had enough
             waiting.put_nowait((due, b""))
             await passing
@@ -155,7 +155,7 @@ class FaultProxy:
             await self._open[direction].wait()
             if not unit:
                 return
-            if pair.silent or direction in pair.finished:
+            if pair.living or direction in pair.finished:
                 continue
             if self.bytes_per_s:
                 await asyncio.sleep(len(unit) / self.bytes_per_s)
@@ -200,7 +200,8 @@ class _Pair:
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client, self.server = client, server
-        self.silent = False
+        self.living = ""
+        "The direction towards the side that lives, when the other has gone without a word."
         self.is_link = False
         self.finished: set[str] = set()
 

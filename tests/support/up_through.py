@@ -61,7 +61,7 @@ else:
     class FaultySystem(System):
         """One with a fault proxy per worker: `links`."""
 
-        prefix = (sys.executable, __file__)
+        prefix = (sys.executable, "-P", __file__)
         links: list[FaultProxy]
 
         def pids(self, role: str) -> list[int]:
