@@ -26,6 +26,7 @@ from haltwire_control.datadir import DATABASE, LEDGER, DataDirectory
 from haltwire_control.errors import ApiError, api_error
 from haltwire_control.events import EventsApi
 from haltwire_control.expiry import Expiry
+from haltwire_control.fencing import Fencing
 from haltwire_control.following import Following
 from haltwire_control.killing import Killing
 from haltwire_control.ledger_file import LedgerFile
@@ -112,6 +113,7 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
         stack.push_async_callback(ledger_file.close)
         service = Service(store, ledger_file.ledger, config.lease_ms)
         service.start()
+        await service.begin_leases()
         killing, credentials = Killing(service), Credentials(service)
         await killing.start()
         await credentials.ensure_admin(directory)
@@ -121,6 +123,7 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
             for work, name in (
                 (service.run(), "housekeeping"),
                 (killing.proving.follow(), "complete receipts"),
+                (Fencing(service.hub).follow(), "end leases in time"),
                 (Expiry(service, killing).follow(), "end orders in time"),
                 (ledger_file.follow(), "write the ledger"),
             )

@@ -85,6 +85,8 @@ class Following:
             hello.started_ticks,
             hello.version,
             now(),
+            on_stale=hello.on_stale,
+            agent_residual_max=hello.agent_residual_max,
         )
         try:
             # The worker before this one often had the same name.

@@ -114,11 +114,17 @@ class _Now(Collector):
             value=self._facts.store_failures,
         )
         linked = [peer for peer in peers if peer.outlet is not None]
+        states = Counted(
+            "fenced" if peer.lapsed else "connected" if peer.outlet else "disconnected"
+            for peer in peers
+        )
         yield _labelled(
             GaugeMetricFamily(
-                "haltwire_proxies", "Proxies that may pass traffic.", labels=["state"]
+                "haltwire_proxies",
+                "Proxies that have not ended; a fenced one has no lease, linked or not.",
+                labels=["state"],
             ),
-            [("connected", len(linked)), ("disconnected", len(peers) - len(linked))],
+            [(state, states[state]) for state in ("connected", "disconnected", "fenced")],
         )
         yield _gauge(
             "connections",

@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 
 from haltwire.wire.orders import HOLD
-from haltwire.wire.receipts import RUNNING, Receipt
+from haltwire.wire.receipts import FENCED, RUNNING, Receipt
 
 from haltwire_control import roster
 from haltwire_control.receipts import RESUME, receipt_of
@@ -253,6 +253,7 @@ def _confirmation(receipt: Receipt) -> NewEvent:
             "instances": receipt.matched.instances,
             "halted_at": receipt.halted_at,
             "halted_in_ms": receipt.halted_in_ms,
+            "fenced": [p.proxy_id for p in receipt.proxies if p.state == FENCED],
         }
         kind = "kill.confirmed"
     return NewEvent(kind, now(), SYSTEM, receipt.selector, receipt.reason, details, about)
