@@ -83,6 +83,26 @@ data_dir_option = click.option(
     help="Directory with the orders, the admin key and the CA.",
 )
 
+on_stale_option = click.option(
+    "--on-stale",
+    type=click.Choice(["hold", "refuse"]),
+    default="hold",
+    show_default=True,
+    envvar="HALTWIRE_ON_STALE",
+    show_envvar=True,
+    help="What a proxy does with new requests while it hears nothing from the control server: let them wait, or refuse them. Live connections stand still either way.",
+)
+hold_for_option = click.option(
+    "--hold-for",
+    type=duration(0, 3600),
+    metavar="TIME",
+    default="10s",
+    show_default=True,
+    envvar="HALTWIRE_HOLD_FOR",
+    show_envvar=True,
+    help="How long that may last (ms, s, m); then what waits is refused and live connections are cut.",
+)
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the server's JSON instead of a table."
 )

@@ -67,6 +67,9 @@ class Plan:
     "Whether the control server may be reached from other machines without TLS."
     connect_ports: tuple[int, ...] = ()
     limits: tuple[str, ...] = ()
+    on_stale: str = "hold"
+    "What proxies do beyond their lease, for `hold_for_s` at most."
+    hold_for_s: float = 10.0
 
 
 Ready = Callable[[Endpoints], None]
@@ -239,6 +242,8 @@ def _stages(
                 "allow_to": plan.allow_to,
                 "connect_ports": plan.connect_ports,
                 "limits": plan.limits,
+                "on_stale": plan.on_stale,
+                "hold_for_s": plan.hold_for_s,
                 "beyond_loopback": not is_loopback(proxy_address),
             },
         )

@@ -18,7 +18,14 @@ from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
 from haltwire_cli.limiting import limit_option
 from haltwire_cli.listen import Address
-from haltwire_cli.options import cidr, data_dir_option, duration, listen_address
+from haltwire_cli.options import (
+    cidr,
+    data_dir_option,
+    duration,
+    hold_for_option,
+    listen_address,
+    on_stale_option,
+)
 
 _MODULES = (
     "aiohttp",
@@ -99,6 +106,8 @@ def _cores() -> int:
     show_envvar=True,
     help="How long a proxy that hears nothing from the control server goes on passing traffic (ms, s).",
 )
+@on_stale_option
+@hold_for_option
 @click.option(
     "--tls",
     type=click.Choice(["tunnel", "intercept"]),
@@ -153,6 +162,8 @@ def up(
     insecure: bool,
     workers: int,
     lease: float,
+    on_stale: str,
+    hold_for: float,
     tls: str,
     tunnel_hosts: tuple[str, ...],
     upstream_ca: Path | None,
@@ -181,6 +192,8 @@ def up(
         insecure,
         connect_ports,
         limits,
+        on_stale,
+        hold_for,
     )
     home = Home(plan.data_dir)
 

@@ -137,9 +137,21 @@ class _Now(Collector):
         sums = self._totals.sums()
         for name, says in (
             ("requests", "Requests let through; a tunnel counts as one."),
-            ("leases_lost", "Leases that ran out at a proxy and cut live connections."),
+            (
+                "leases_lost",
+                "Leases that ran out at a proxy: what lived there stood still, or was cut.",
+            ),
+            (
+                "leases_overrun",
+                "Those of them beyond which a proxy passed traffic, as on_stale = keep wants it.",
+            ),
         ):
             yield CounterMetricFamily(f"haltwire_{name}", says, value=sums.get(name, 0))
+        yield CounterMetricFamily(
+            "haltwire_stale_seconds",
+            "Time that proxies were without a lease that they had had.",
+            value=sums.get("stale_ms", 0) / 1000,
+        )
         for family, label, kind, says in (
             ("refusals", "code", "refused.", "Refusals by code."),
             ("limits_hit", "limit", "limit.", "Times that a limit was come up against."),

@@ -31,6 +31,7 @@ from haltwire.wire.messages import (
 
 from haltwire_proxy.clock import boottime, utc_now
 from haltwire_proxy.enforcer import Enforcer
+from haltwire_proxy.residue import agent_residual_max
 
 log = logging.getLogger(__name__)
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 2.0
@@ -69,7 +70,6 @@ class Link:
         self._lease_s = DEFAULT_LEASE_S
         self._new = asyncio.Event()
         enforcer.tallies.on_new = self._new.set
-        self._expiry: asyncio.TimerHandle | None = None
         self._drain_end: asyncio.TimerHandle | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._silent_s = 0.0
@@ -78,6 +78,7 @@ class Link:
     async def run(self) -> None:
         """Connect, follow, and connect again with backoff and jitter, until cancelled or bye is said."""
         delay = FIRST_RETRY_S
+        self._enforcer.lease.watch()
         while True:
             try:
                 async with asyncio.timeout(CONNECT_WITHIN_S):
@@ -142,7 +143,7 @@ class Link:
         if isinstance(message, Renewed):
             self._silent_s = 0.0
             self._enforcer.renewed(message)
-            self._watch_lease()
+            self._enforcer.lease.watch()
             self._tell_ready()
         elif isinstance(message, (Snapshot, Delta)):
             enforced = self._enforcer.apply(message)
@@ -162,17 +163,6 @@ class Link:
         if not self._ready and self._enforcer.lease_left() > 0:
             self._ready = True
             self._on_ready()
-
-    def _watch_lease(self) -> None:
-        if self._expiry is not None:
-            self._expiry.cancel()
-        left = max(0.0, self._enforcer.lease_left())
-        self._expiry = asyncio.get_running_loop().call_later(left + 0.001, self._expire)
-
-    def _expire(self) -> None:
-        # The timer's clock stops in suspend; the lease's does not. Never the other way round.
-        if self._enforcer.may_pass():
-            self._watch_lease()
 
     def _watch_drains(self) -> None:
         if self._drain_end is not None:
@@ -270,6 +260,8 @@ class Link:
             epoch=view.epoch if view else None,
             revision=view.revision if view else 0,
             kill_ids=tuple(order.kill_id for order in view.orders) if view else (),
+            on_stale=self._enforcer.lease.rule.on_stale,
+            agent_residual_max=agent_residual_max(self._enforcer.limits),
         )
 
 

@@ -158,18 +158,19 @@ class GatedWriter(asyncio.StreamWriter):
         transport.set_write_buffer_limits(high=HIGH_WATER)
 
     def write(self, data: Any) -> None:
-        """Pass it on, if the connection lives and the lease holds; keep it while frozen."""
-        if not self._may_pass():
+        """Pass it on, if the connection lives; keep it while frozen, as it is beyond the lease."""
+        stands = self._stands()
+        if self._connection.severed:
             return
         self.written += len(data)
-        if self._frozen:
+        if stands:
             self._kept.append(bytes(data))
         else:
             self._pass(data)
 
     def write_eof(self) -> None:
         """End our direction, behind what is kept."""
-        if self._frozen:
+        if self._stands():
             self._ends = True
         else:
             super().write_eof()
@@ -188,8 +189,11 @@ class GatedWriter(asyncio.StreamWriter):
         """Write what was kept, in its order, and read again. Idempotent."""
         self._frozen = False
         kept, self._kept = self._kept, []
-        for data in kept:
-            if self.transport.is_closing() or not self._may_pass():
+        for number, data in enumerate(kept):
+            if self._stands():
+                self._kept = kept[number:]
+                return
+            if self.transport.is_closing() or self._connection.severed:
                 break
             self._pass(data)
         if self._ends and not self.transport.is_closing():
@@ -242,8 +246,19 @@ class GatedWriter(asyncio.StreamWriter):
         self._stream.broken = True
         self.transport.abort()
 
-    def _may_pass(self) -> bool:
-        return not self._connection.severed and self._enforcer.may_pass()
+    def _stands(self) -> bool:
+        """Whether nothing may leave here now. Asks for the lease, whose end freezes or cuts what lives.
+
+        Of a client of which nothing is under way the lease's end stops only what is being written when it is
+        found out. What else is written to such a one is our own: TLS, refusals, the agent API's answers.
+        """
+        if self._frozen or self._connection.severed:
+            return self._frozen
+        stood = self._connection.frozen
+        if not self._enforcer.may_pass() and not self._connection.severed:
+            if self._upward or (self._connection.frozen and not stood):
+                self.freeze()
+        return self._frozen
 
     def _pass(self, data: Any) -> None:
         size = len(data)

@@ -64,6 +64,8 @@ class TunnelEnd(asyncio.Protocol):
         "Whether our peer's buffer is full."
         self._early = bytearray()
         "What a loop still delivered of a frozen socket."
+        self._early_end = False
+        "Whether it also delivered its end."
         self._stillness: asyncio.TimerHandle | None = None
         self._draining: asyncio.TimerHandle | None = None
         self._awaited: asyncio.TimerHandle | None = None
@@ -82,16 +84,22 @@ class TunnelEnd(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass it on, if the connection lives and the lease still holds."""
-        if self._connection.severed or not self._enforcer.may_pass():
-            return
-        if self._frozen:
+        if self._stands():
             self._early += data
+            return
+        if self._connection.severed:
             return
         if self._greeting is not None:
             data = self._judge(self._greeting, data)
             if not data:
                 return
         self._pass(data)
+
+    def _stands(self) -> bool:
+        """Whether nothing may be passed on now. Asks for the lease, whose end freezes or cuts what lives."""
+        if not self._frozen and not self._connection.severed and not self._enforcer.may_pass():
+            self.freeze()
+        return self._frozen and not self._connection.severed
 
     def _pass(self, data: bytes) -> None:
         size = len(data)
@@ -115,6 +123,9 @@ class TunnelEnd(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Pass the end on; close both when both have ended."""
+        if self._stands():
+            self._early_end = True
+            return True
         self._eof = True
         if self._upward and self._greeting is not None and self._greeting.held:
             self._refuse(_UNFINISHED)
@@ -174,7 +185,7 @@ class TunnelEnd(asyncio.Protocol):
 
     def _stop_awaiting(self, greeting: Greeting) -> None:
         self._awaited = None
-        if self._connection.held:
+        if self._connection.frozen:
             self._await_hello(greeting)
         elif greeting.held:
             self._refuse(_LATE)
@@ -217,8 +228,11 @@ class TunnelEnd(asyncio.Protocol):
         self._frozen = False
         early = bytes(self._early)
         self._early.clear()
-        if early:
+        if early or (self._greeting is not None and self._greeting.done):
             self.data_received(early)
+        if self._early_end and not self._frozen:
+            self._early_end = False
+            self.eof_received()
         self._set_reading()
 
     def _set_reading(self) -> None:
@@ -271,7 +285,7 @@ class TunnelEnd(asyncio.Protocol):
         self._stillness = loop.call_later(HALF_CLOSED_S, self._abort_still, self._progress())
 
     def _abort_still(self, before: tuple[object, ...]) -> None:
-        if self._connection.held or self._progress() != before:
+        if self._connection.frozen or self._progress() != before:
             self._watch_stillness()
             return
         self.abort()

@@ -30,6 +30,7 @@ from haltwire_proxy.inspector import Inspector
 from haltwire_proxy.limits import MOST_DESCRIPTORS, parse
 from haltwire_proxy.link import Link
 from haltwire_proxy.services import Services
+from haltwire_proxy.staleness import Rule
 
 log = logging.getLogger(__name__)
 BACKLOG = 4096
@@ -55,6 +56,9 @@ class WorkerConfig:
     connect_ports: tuple[int, ...] = ()
     limits: tuple[str, ...] = ()
     "NAME=VALUE, see limits.py."
+    on_stale: str = "hold"
+    "`hold`, `refuse` or `keep`: what becomes of traffic beyond the lease, see staleness.py."
+    hold_for_s: float = 10.0
     control_tls: ssl.SSLContext | None = None
     "Whom to take for the control server, when its URL is https."
     listener_tls: ssl.SSLContext | None = None
@@ -76,7 +80,8 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
         session = await closing.enter_async_context(
             aiohttp.ClientSession(trust_env=False, connector=connector)
         )
-        enforcer = Enforcer(boottime, utc_now, parse(config.limits), most_descriptors())
+        rule = Rule(config.on_stale, config.hold_for_s)
+        enforcer = Enforcer(boottime, utc_now, parse(config.limits), most_descriptors(), rule)
         dialer = Dialer(
             Rules(
                 beyond_loopback=config.beyond_loopback,

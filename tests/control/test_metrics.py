@@ -22,6 +22,8 @@ NAMES = {
     "haltwire_kills_confirmed",
     "haltwire_kills_issued",
     "haltwire_leases_lost",
+    "haltwire_leases_overrun",
+    "haltwire_stale_seconds",
     "haltwire_limits_hit",
     "haltwire_orders_in_force",
     "haltwire_orders_volatile",
@@ -111,6 +113,7 @@ async def test_what_a_proxy_says_is_added_up(control, worker, scrape):
                 "refused.no_such_code": 2,
                 "limit.agent_requests": 5,
                 "leases_lost": 1,
+                "stale_ms": 2500,
                 "from_next_year": 3,
             },
         )
@@ -122,6 +125,7 @@ async def test_what_a_proxy_says_is_added_up(control, worker, scrape):
     assert said["haltwire_refusals_total", "agent_killed"] == 2
     assert said["haltwire_limits_hit_total", "agent_requests"] == 5
     assert said["haltwire_leases_lost_total",] == 1
+    assert said["haltwire_stale_seconds_total",] == 2.5
     assert said["haltwire_connections",] == 7
     assert [said["haltwire_proxies", s] for s in ("connected", "disconnected", "fenced")] == [
         1,
