@@ -191,6 +191,10 @@ def connect(
             raise Failure(
                 f"no haltwire runs on {home.path}: start one with `haltwire up`, or name a control server with --url."
             )
+        if local.control_url is None:
+            raise Failure(
+                f"only a proxy runs on {home.path}: name the control server that it follows with --url, and give a key with --key-file."
+            )
         url = local.control_url
     else:
         url = _checked_url(url)

@@ -32,6 +32,12 @@ def duration(at_least: float = 0.0, at_most: float = float("inf")) -> Callable[[
     return convert
 
 
+def duration_or_off(at_least: float) -> Callable[[str], float]:
+    """A kind of value: a time span, or `off`, which is 0."""
+    convert = duration(at_least)
+    return lambda text: 0.0 if text == "off" else convert(text)
+
+
 def _typed(seconds: float) -> str:
     """A time span as one would type it, in the largest unit that it fills."""
     for unit in ("d", "h", "m"):

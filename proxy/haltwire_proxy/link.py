@@ -35,6 +35,8 @@ from haltwire_proxy.residue import agent_residual_max
 
 log = logging.getLogger(__name__)
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 2.0
+QUICK_RETRY_S, QUICK_FOR_S = 0.4, 10.0
+"At first no pause is longer: a control server that is started anew is back within seconds, and agents wait."
 USAGE_EVERY_S = 0.25
 LEAST_PAUSE_S = 0.02
 "Between two usage reports, also when new instances come in a crowd."
@@ -77,7 +79,7 @@ class Link:
 
     async def run(self) -> None:
         """Connect, follow, and connect again with backoff and jitter, until cancelled or bye is said."""
-        delay = FIRST_RETRY_S
+        delay, lost_at = FIRST_RETRY_S, boottime()
         self._enforcer.lease.watch()
         while True:
             try:
@@ -98,6 +100,7 @@ class Link:
                             await connected.close()
                 if self._leaving:
                     return
+                lost_at = boottime()
                 log.warning("the control server closed the link")
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 log.warning("no link to the control server: %s", type(error).__name__)
@@ -105,7 +108,8 @@ class Link:
                 # A fault here must not end the link for good: this proxy would refuse for ever.
                 log.exception("the link failed")
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))
-            delay = min(LAST_RETRY_S, delay * 2)
+            is_short = boottime() - lost_at < QUICK_FOR_S
+            delay = min(QUICK_RETRY_S if is_short else LAST_RETRY_S, delay * 2)
 
     async def say_bye(self) -> None:
         """Tell the control server that nothing passes here any more."""

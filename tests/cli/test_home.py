@@ -54,7 +54,7 @@ def test_a_directory_has_one_up_at_a_time(home):
         with pytest.raises(Failure) as caught, home.claimed():
             pass
         other.stdin.close()
-    sentence = f"{home.path} is in use by another haltwire up (pid {other.pid}): stop that one, or give this one another --data-dir."
+    sentence = f"{home.path} is in use by another haltwire (pid {other.pid}): stop that one, or give this one another --data-dir."
     assert caught.value.format_message() == sentence
     with home.claimed():
         pass

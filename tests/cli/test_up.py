@@ -90,7 +90,7 @@ def test_a_taken_port_is_named_with_its_holder_and_the_option(refused, option):
 
 
 def test_a_missing_extra_is_named_with_the_line_to_install(refused, monkeypatch):
-    monkeypatch.setattr("haltwire_cli.up._MODULES", ("aiohttp", "no_such_module"))
+    monkeypatch.setattr("haltwire_cli.serving._MODULES", ("aiohttp", "no_such_module"))
     result = refused()
     assert result.exit_code == 1
     assert (
@@ -106,7 +106,7 @@ def test_an_old_python_is_told_so_in_one_sentence(refused, monkeypatch):
     assert result.stderr.count("\n") == 1
 
 
-NEWER = {"serve", "supervisor"}
+NEWER = {"compose", "serve", "supervisor"}
 "Imported only once the Python is known to be new enough."
 
 

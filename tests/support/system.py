@@ -66,10 +66,17 @@ class System:
     prefix: tuple[str, ...] = ()
     "What it is started by, such as a shell that sets limits."
 
-    def __init__(self, data_dir: Path, *options: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *options: str,
+        env: dict[str, str] | None = None,
+        hung_after: str = "off",  # tests stop processes for seconds, and want them back as they were
+        drain_for: str = "0s",
+    ) -> None:
         self.data_dir = data_dir
         self._env = CLEAN if env is None else env
-        self._options = options
+        self._options = ("--hung-after", hung_after, "--drain-for", drain_for, *options)
 
     async def __aenter__(self) -> System:
         await self.start()
