@@ -89,14 +89,16 @@ class Stage:
     async def run(self, seconds: float, *, breaking: bool = True) -> None:
         """Send, stop, resume and break for so long; the senders go on until the end of the test."""
         async with asyncio.TaskGroup() as tasks:
-            works = [operator.work() for operator in self.operators]
-            works += [self.havoc.work()] if breaking else []
-            running = [tasks.create_task(work) for work in works]
+            for operator in self.operators:
+                tasks.create_task(operator.work())
+            breaks = tasks.create_task(self.havoc.work()) if breaking else None
             until = time.monotonic() + seconds
             while time.monotonic() < until and not self.checker.violations:
                 await asyncio.sleep(0.1)
-            for task in running:
-                task.cancel()
+            if breaks is not None:
+                breaks.cancel()
+            for operator in self.operators:
+                operator.leave()
 
     async def reached(self, within_s: float, agents: set[str]) -> None:
         """Return when something new of these agents has arrived by each of their ways."""

@@ -137,9 +137,7 @@ class FaultProxy:
                 await asyncio.Event().wait()  # until the other side has had enough
             waiting.put_nowait((due, b""))
             await passing
-            if direction not in pair.finished:
-                raise ConnectionResetError  # what is not a fault of ours ends both ways
-            await asyncio.Event().wait()
+            raise ConnectionResetError  # an end that is none of our faults is one both ways
 
     async def _pass(
         self,

@@ -64,17 +64,23 @@ class Operator:
         self.in_force: dict[str, str] = {}
         "Orders that have been answered and not been resumed: their selectors by kill id."
         self._pending: set[str] = set()
+        self._leaving = False
 
     async def work(self) -> None:
-        """Stop and resume at random, until cancelled."""
+        """Stop and resume at random, until `leave`."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._complete())
-            while True:
+            completing = tasks.create_task(self._complete())
+            while not self._leaving:
                 await asyncio.sleep(self._chance.uniform(0.0, 0.7))
                 if self._chance.random() < 0.6 and len(self.in_force) <= len(self._agents) // 2:
                     await self._kill()
                 elif self.in_force:
                     await self._resume()
+            completing.cancel()
+
+    def leave(self) -> None:
+        """No call after the one that is under way; that one's answer is waited for."""
+        self._leaving = True
 
     async def resume_all(self) -> None:
         """Lift everything."""
