@@ -59,8 +59,11 @@ class FaultProxy:
     def half_open(self, living: str) -> None:
         """One side has gone without a word to the other: `living` (UP: the control server's) hears nothing more."""
         for pair in tuple(self._pairs):
-            pair.living = living
-            pair.reset(pair.client if living == UP else pair.server)
+            if pair.living in ("", living):
+                pair.living = living
+                pair.reset(pair.client if living == UP else pair.server)
+            else:  # now the other one has gone, too
+                pair.reset(pair.server if living == DOWN else pair.client)
 
     def half_close(self, direction: str) -> None:
         """FIN in one direction only; the other goes on."""
