@@ -221,7 +221,7 @@ async def test_an_agent_with_a_way_past_the_proxy_is_found(tmp_path, authority):
     """The check itself: with one that no proxy can stop it must fail."""
 
     async def play(stage: Stage) -> None:
-        await stage.run(30.0, breaking=False)
+        await stage.run(120.0, breaking=False)  # it ends with the first violation
 
     stage = await on_stage(tmp_path, authority, 1, play, direct=True)
     assert stage.checker.violations

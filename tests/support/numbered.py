@@ -69,6 +69,7 @@ class Origin:
         self._server.close()
         for transport in tuple(self._open):
             transport.abort()
+        self._server.abort_clients()  # those that are still in their handshake
         await asyncio.wait_for(self._server.wait_closed(), 10)
 
     @property
