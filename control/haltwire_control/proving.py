@@ -11,6 +11,7 @@ from haltwire.wire.orders import HOLD
 from haltwire.wire.receipts import FENCED, RUNNING, Receipt
 
 from haltwire_control import roster
+from haltwire_control.completing import completed
 from haltwire_control.receipts import RESUME, receipt_of
 from haltwire_control.resumed import resume_receipt_of
 from haltwire_control.service import Service, now
@@ -174,6 +175,8 @@ class Proving:
     def _receipt(self, watch: Watch) -> Receipt:
         self._update(watch)
         request, evidence = watch.request, watch.evidence()
+        if watch.before is not None:
+            return completed(watch.before, evidence)
         if request.mode != RESUME:
             return receipt_of(request, evidence, roster.known(self._service, request.selector))
         named = roster.named(self._service, request.selector)

@@ -110,7 +110,7 @@ def receipt_of(request: Request, evidence: Iterable[Evidence], known: Known) -> 
     elif any(item.state.state == FENCED for item in evidence):
         instances = tuple(map(_seen_in_part, instances))
     agents = known.agents | {AgentRef.parse(i.agent_uri) for i in instances}
-    proxies = tuple(_proxy(item, len(agents)) for item in evidence)
+    proxies = tuple(state_in(item, len(agents)) for item in evidence)
     because = unconfirmed_because(proxies, instances, len(agents))
     # Who has ended without a word may have passed something until then.
     halts = [(i.halted_at, i.halted_in_ms) for i in evidence if i.halted_at is not None]
@@ -169,8 +169,8 @@ def applied_state(
     return replace(state, connections_held=held, residual_bytes_max=report.residual_bytes_max)
 
 
-def _proxy(evidence: Evidence, agents: int) -> ProxyState:
-    """What a fenced proxy may still send grows with the agents that the order matches."""
+def state_in(evidence: Evidence, agents: int) -> ProxyState:
+    """A proxy's state in a receipt: what a fenced one may still send grows with the agents that are matched."""
     most = evidence.agent_residual_max
     if evidence.state.state != FENCED or most is None or agents == 0:
         return evidence.state

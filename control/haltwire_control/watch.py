@@ -9,7 +9,7 @@ from datetime import datetime
 from haltwire.wire.messages import Report
 from haltwire.wire.names import AgentRef
 from haltwire.wire.orders import DRAIN, HOLD
-from haltwire.wire.receipts import FENCED, GONE, PENDING, ProxyState
+from haltwire.wire.receipts import FENCED, GONE, PENDING, ProxyState, Receipt
 
 from haltwire_control.hub import Enforcement, Moment, Peer
 from haltwire_control.receipts import RESUME, Evidence, Request, applied_state
@@ -33,6 +33,8 @@ class Watch:
     "Of what its receipt is about; none when there is nothing that it could be kept with."
     earlier: tuple[str, ...] = ()
     "Proxies that have ended since an earlier process watched."
+    before: Receipt | None = None
+    "What an earlier process knew of a cut or hold; this one completes it."
     told: bool = False
     "Whether its confirmation is in the audit log, or never will be."
     answering: bool = False
@@ -86,7 +88,10 @@ class Watch:
     def evidence(self) -> tuple[Evidence, ...]:
         """What each proxy has proven, as of the last look."""
         ended = (Evidence(ProxyState(name, GONE)) for name in self.earlier)
-        return (*ended, *map(self._evidence, self.peers))
+        return (
+            *(self._halted(one, self._began) for one in ended),
+            *map(self._evidence, self.peers),
+        )
 
     @property
     def is_pending(self) -> bool:
@@ -103,11 +108,15 @@ class Watch:
 
     @property
     def is_behind(self) -> bool:
-        """Whether an earlier process knew more: some proxy has not come back to this one with its report."""
-        return self.arrived is None and any(
-            peer not in self._proofs
-            or (self._proofs[peer].report is None and peer not in self._ends)
-            for peer in self.peers
+        """Whether an earlier process knew more of a drain: some proxy has not come back with its report."""
+        return (
+            self.arrived is None
+            and self.before is None
+            and any(
+                peer not in self._proofs
+                or (self._proofs[peer].report is None and peer not in self._ends)
+                for peer in self.peers
+            )
         )
 
     @property
