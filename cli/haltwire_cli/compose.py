@@ -19,6 +19,7 @@ from typing import Any
 
 from haltwire_cli.certificates import names_of, serves_tls
 from haltwire_cli.child import Child
+from haltwire_cli.config import KEEP
 from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
 from haltwire_cli.listen import ANYWHERE, address_of, bind, is_loopback, url_of
@@ -32,6 +33,9 @@ PROXY_BACKLOG = 4096
 CONTROL_BACKLOG = 1024
 RENEWAL_LOOK_S = 60.0
 "How often our own certificate's age and this machine's addresses are looked at."
+
+WARN_EVERY_S = 600.0
+_KEEPS = 'UNSAFE: traffic goes on when the control server is silent, because of on-stale = "keep": a kill that does not reach this proxy stops nothing here, and is never confirmed.'
 
 Ready = Callable[[Endpoints], None]
 Tell = Callable[[str], None]
@@ -120,13 +124,24 @@ async def _serve_until_stopped(
         listeners.close()  # whoever connects from here on is refused instead of left waiting
 
     loop = asyncio.get_running_loop()
-    keeping = loop.create_task(keep(tls.look, tls.look_every_s, tell), name="keep certificates")
+    background = [
+        loop.create_task(keep(tls.look, tls.look_every_s, tell), name="keep certificates")
+    ]
+    if plan.proxy and plan.proxy.on_stale == KEEP:
+        background.append(loop.create_task(_warn(tell), name="warn of keep"))
     try:
         stages = _Stages(plan, claim, listeners, tls, endpoints)
         await supervise(stages.all(), on_ready, on_stop, tell)
     finally:
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+
+
+async def _warn(tell: Tell) -> None:
+    while True:
+        tell(_KEEPS)
+        await asyncio.sleep(WARN_EVERY_S)
 
 
 def _listener_tls(plan: Plan, listeners: Listeners) -> ListenerTls:
@@ -169,7 +184,9 @@ class _Stages:
             name: value
             for name, value in os.environ.items()
             # mitmproxy would write the keys of all that it reads inside to where the others say.
-            if not name.startswith("HALTWIRE_") and not name.endswith("SSLKEYLOGFILE")
+            if not name.startswith("HALTWIRE_")
+            and not name.endswith("SSLKEYLOGFILE")
+            and name not in plan.secret_variables
         }
 
     def all(self) -> tuple[tuple[Child, ...], ...]:
@@ -214,8 +231,12 @@ class _Stages:
             {
                 "lease_ms": round(control.lease_s * 1000),
                 "local_proxy_key": self._local_key if proxy else "",
-                "proxy_url": self._endpoints.proxy_url or "",
-                "proxy_anywhere": proxy is not None and address_of(proxy).host in ANYWHERE,
+                "proxy_url": control.proxy_url or self._endpoints.proxy_url or "",
+                "proxy_anywhere": not control.proxy_url
+                and proxy is not None
+                and address_of(proxy).host in ANYWHERE,
+                "tokens": [(one.selector, one.tls, one.digest) for one in control.tokens],
+                "admin_key": control.admin_key or "",
                 "tls": self._pair if self._tls.control else None,
             },
             control.hung_after_s,
@@ -237,6 +258,8 @@ class _Stages:
             "allow_to": proxy.allow_to,
             "connect_ports": proxy.connect_ports,
             "limits": proxy.limits,
+            "on_stale": proxy.on_stale,
+            "hold_for_s": proxy.hold_for_s,
             "beyond_loopback": not is_loopback(address),
             "drain_s": proxy.drain_s,
         }

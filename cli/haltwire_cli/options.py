@@ -6,12 +6,14 @@ import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
 from haltwire_cli.listen import Address
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
+_LONGEST_S = 86_400.0
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 
 
@@ -34,8 +36,18 @@ def duration(at_least: float = 0.0, at_most: float = float("inf")) -> Callable[[
 
 def duration_or_off(at_least: float) -> Callable[[str], float]:
     """A kind of value: a time span, or `off`, which is 0."""
-    convert = duration(at_least)
-    return lambda text: 0.0 if text == "off" else convert(text)
+    in_time = duration(at_least, _LONGEST_S)
+
+    def convert(text: str) -> float:
+        if text == "off":
+            return 0.0
+        if not _DURATION.fullmatch(text):
+            raise click.BadParameter(
+                f"{text!r} is no time span: write 250ms, 2s, 10m, 2h or 1d, or off."
+            )
+        return in_time(text)
+
+    return convert
 
 
 def _typed(seconds: float) -> str:
@@ -58,6 +70,40 @@ def listen_address(text: str) -> Address:
         return Address.parse(text)
     except ValueError as error:
         raise click.BadParameter(f"{error}.") from error
+
+
+def server_url(text: str) -> str:
+    """A kind of value: the URL of a control server, without a slash at its end."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no URL.") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise click.BadParameter(f"{text!r} is no URL such as http://127.0.0.1:8081.")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise click.BadParameter(
+            "a control server's URL is scheme, host and port alone; the key goes into a file."
+        )
+    return text.rstrip("/")
+
+
+def proxy_url(text: str) -> str:
+    """A kind of value: where agents reach a proxy, as scheme, host and port."""
+    try:
+        parts = urlsplit(text.rstrip("/"))
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port or parts.path:
+        raise click.BadParameter(
+            f"{text!r} is not a proxy's URL: scheme, host and port, such as http://proxy.example:8080."
+        )
+    if parts.username is not None or parts.query or parts.fragment:
+        raise click.BadParameter(
+            "a proxy's URL is scheme, host and port alone; each token adds its own name and secret."
+        )
+    return text.rstrip("/")
 
 
 def cidr(text: str) -> str:

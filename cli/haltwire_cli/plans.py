@@ -10,6 +10,15 @@ from haltwire_cli.listen import Address
 
 
 @dataclass(frozen=True, slots=True)
+class ConfiguredToken:
+    """An agent's token that is known before the control server starts: never the secret."""
+
+    selector: str
+    tls: str | None
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class ControlPlan:
     """A control server."""
 
@@ -17,6 +26,11 @@ class ControlPlan:
     lease_s: float
     insecure: bool
     "Whether it may be reached from other machines without TLS."
+    proxy_url: str | None = None
+    "Where agents find the proxy, when that runs elsewhere."
+    tokens: tuple[ConfiguredToken, ...] = ()
+    admin_key: str | None = field(default=None, repr=False)
+    "The secret of an admin's key that somebody else has made."
     hung_after_s: float | None = None
     "How long it may not answer before it is killed and started again; None for ever."
 
@@ -33,6 +47,9 @@ class ProxyPlan:
     allow_to: tuple[str, ...] = ()
     connect_ports: tuple[int, ...] = ()
     limits: tuple[str, ...] = ()
+    on_stale: str = "hold"
+    "What it does beyond its lease, for `hold_for_s` at most; `keep` lets traffic pass."
+    hold_for_s: float = 10.0
     drain_s: float = 0.0
     "How long what is under way may go on when it is to stop."
     hung_after_s: float | None = None
@@ -59,3 +76,5 @@ class Plan:
     remote: Remote | None = None
     own_tls: Pair | None = None
     "The operator's certificate and key; otherwise we have our own."
+    secret_variables: tuple[str, ...] = ()
+    "Variables that hold secrets, and so are no child's."

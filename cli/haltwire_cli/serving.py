@@ -14,13 +14,32 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from haltwire_cli.certificates import Pair, check, utc_now
+from haltwire_cli.config import KEEP
+from haltwire_cli.configuring import (
+    ConfiguredCommand,
+    config_in_use,
+    config_option,
+    tokens_of,
+)
 from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
 from haltwire_cli.limiting import limit_option
-from haltwire_cli.options import cidr, data_dir_option, duration, duration_or_off, listen_address
+from haltwire_cli.options import (
+    cidr,
+    data_dir_option,
+    duration,
+    duration_or_off,
+    hold_for_option,
+    listen_address,
+    on_stale_option,
+    proxy_url,
+    server_url,
+)
 from haltwire_cli.plans import ControlPlan, Plan, ProxyPlan
+from haltwire_cli.secret_files import KEY, secret_in
 
 _MODULES = (
     "aiohttp",
@@ -56,6 +75,7 @@ def _add(options: Sequence[Option]) -> Option:
 common_options = _add(
     (
         data_dir_option,
+        config_option,
         click.option(
             "--tls-cert",
             type=click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True),
@@ -112,9 +132,58 @@ control_options = _add(
             show_envvar=True,
             help="How long a proxy that hears nothing from the control server goes on passing traffic (ms, s).",
         ),
+        click.option(
+            "--proxy-url",
+            type=proxy_url,
+            metavar="URL",
+            envvar="HALTWIRE_PROXY_URL",
+            show_envvar=True,
+            help="Where agents reach the proxy, when that is not where it listens: for what `token create`, `run` and `env` say.",
+        ),
+        click.option(
+            "--admin-key-file",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            envvar="HALTWIRE_ADMIN_KEY_FILE",
+            show_envvar=True,
+            help="File with the secret of an admin's key, for machines that are set up before they run: hwk_ and 43 characters of base64url.",
+        ),
     )
 )
 "A control server's."
+
+remote_options = _add(
+    (
+        click.option(
+            "--control",
+            type=server_url,
+            required=True,
+            metavar="URL",
+            envvar="HALTWIRE_CONTROL",
+            show_envvar=True,
+            help="The control server to follow, such as https://control.example:8081.",
+        ),
+        click.option(
+            "--key-file",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="File with a key of the role proxy; otherwise HALTWIRE_API_KEY.",
+        ),
+        click.option(
+            "--ca-file",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True),
+            envvar="HALTWIRE_CA_FILE",
+            show_envvar=True,
+            help="PEM file of the CAs to trust for --control, instead of the system's.",
+        ),
+        click.option(
+            "--insecure",
+            is_flag=True,
+            envvar="HALTWIRE_INSECURE",
+            show_envvar=True,
+            help="Follow a control server on another machine without TLS.",
+        ),
+    )
+)
+"Of a proxy alone: whom it follows."
 
 proxy_options = _add(
     (
@@ -192,15 +261,41 @@ proxy_options = _add(
             help="How long what is under way may go on after the first Ctrl-C or SIGTERM; orders are obeyed until the end. A second one stops at once.",
         ),
         limit_option,
+        on_stale_option,
+        hold_for_option,
     )
 )
 "A proxy's."
 
 
+def _every_option() -> tuple[click.Option, ...]:
+    def everything() -> None:
+        pass
+
+    for add in (common_options, control_options, proxy_options, remote_options):
+        add(everything)
+    declared: dict[str, click.Option] = {
+        option.name: option
+        for option in everything.__click_params__  # type: ignore[attr-defined]
+        if option.name != "config"
+    }
+    return tuple(declared.values())
+
+
+ConfiguredCommand.every_option = _every_option()
+
+
 def control_plan(given: Mapping[str, Any]) -> ControlPlan:
     """What the options of a control server say."""
+    config, key_file = config_in_use(), given["admin_key_file"]
     return ControlPlan(
-        given["control_listen"], given["lease"], given["insecure"], _hung_after(given)
+        listen=given["control_listen"],
+        lease_s=given["lease"],
+        insecure=given["insecure"],
+        proxy_url=given["proxy_url"],
+        tokens=tokens_of(config.tokens) if config else (),
+        admin_key=secret_in(key_file, KEY) if key_file else None,
+        hung_after_s=_hung_after(given),
     )
 
 
@@ -208,6 +303,10 @@ def proxy_plan(given: Mapping[str, Any]) -> ProxyPlan:
     """What the options of a proxy say; a usage error when a file is not what it should be."""
     if given["upstream_ca"]:
         check_pem(given["upstream_ca"], "--upstream-ca")
+    config = config_in_use()
+    # What no flag can say is taken back by what a flag or a variable does say.
+    source = click.get_current_context().get_parameter_source("on_stale")
+    keeps = config is not None and config.keeps and source is ParameterSource.DEFAULT
     return ProxyPlan(
         listen=given["proxy_listen"],
         workers=given["workers"],
@@ -217,6 +316,8 @@ def proxy_plan(given: Mapping[str, Any]) -> ProxyPlan:
         allow_to=given["allow_to"],
         connect_ports=given["connect_ports"],
         limits=given["limits"],
+        on_stale=KEEP if keeps else given["on_stale"],
+        hold_for_s=given["hold_for"],
         drain_s=given["drain_for"],
         hung_after_s=_hung_after(given),
     )
@@ -234,12 +335,21 @@ def serve(plan: Plan, banner: Callable[[Home, Endpoints], str]) -> None:
     """Run what is planned, with its banner once it is ready, until a signal."""
     from haltwire_cli import compose
 
+    config = config_in_use()
+    if config:
+        _say(f"haltwire: options also come from {config.file}.", err=True)
     home = Home(plan.data_dir)
     compose.run(
         plan,
         lambda endpoints: _say(banner(home, endpoints)),
         lambda sentence: _say(f"haltwire: {sentence}", err=True),
     )
+
+
+def secret_variables() -> tuple[str, ...]:
+    """The names of variables that hold agents' secrets."""
+    config = config_in_use()
+    return tuple(one.secret_env for one in config.tokens if one.secret_env) if config else ()
 
 
 def where(home: Home) -> str:

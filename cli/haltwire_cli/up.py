@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from haltwire_cli.configuring import ConfiguredCommand
 from haltwire_cli.home import Endpoints, Home
 from haltwire_cli.plans import Plan, ProxyPlan
 from haltwire_cli.serving import (
@@ -21,12 +22,13 @@ from haltwire_cli.serving import (
     proxy_line,
     proxy_options,
     proxy_plan,
+    secret_variables,
     serve,
     where,
 )
 
 
-@click.command()
+@click.command(cls=ConfiguredCommand)
 @common_options
 @proxy_options
 @control_options
@@ -34,7 +36,13 @@ def up(data_dir: Path, **given: Any) -> None:
     """Start the control server and the proxy; Ctrl-C stops everything."""
     check_installation("up")
     proxy = proxy_plan(given)
-    plan = Plan(data_dir.absolute(), control_plan(given), proxy, own_tls=own_pair(given))
+    plan = Plan(
+        data_dir.absolute(),
+        control_plan(given),
+        proxy,
+        own_tls=own_pair(given),
+        secret_variables=secret_variables(),
+    )
     serve(plan, lambda home, endpoints: _banner(proxy, home, endpoints))
 
 

@@ -20,7 +20,9 @@ from haltwire_control.admin_api import AdminApi
 from haltwire_control.agents_api import AgentsApi
 from haltwire_control.api import Api
 from haltwire_control.auth import without_secrets
+from haltwire_control.authorities import Authorities
 from haltwire_control.calls import BODY_LIMIT, Gatekeeper, Route
+from haltwire_control.configured import Configured
 from haltwire_control.credentials import Credentials
 from haltwire_control.datadir import DATABASE, LEDGER, DataDirectory
 from haltwire_control.errors import ApiError, api_error
@@ -60,6 +62,10 @@ class ControlConfig:
     proxy_url: str = ""
     proxy_anywhere: bool = False
     "Whether the proxy listens on every address of this machine."
+    tokens: tuple[tuple[str, str | None, str], ...] = ()
+    "Selector, TLS and digest of tokens that are to exist, as somebody else has made them."
+    admin_key: str = field(default="", repr=False)
+    "The secret of an admin's key that somebody else has made."
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     "What the listener speaks; None for plain HTTP."
     stop_fd: int = 0
@@ -116,6 +122,7 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
         await service.begin_leases()
         killing, credentials = Killing(service), Credentials(service)
         await killing.start()
+        await Configured(service).settle(directory, config.tokens, config.admin_key)
         await credentials.ensure_admin(directory)
         background = await stack.enter_async_context(asyncio.TaskGroup())
         tasks = [
@@ -128,7 +135,8 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
                 (ledger_file.follow(), "write the ledger"),
             )
         ]
-        public = PublicApi(service, Following(service, config.lease_ms), directory)
+        authorities = Authorities(directory, has_proxy=bool(config.local_proxy_key))
+        public = PublicApi(service, Following(service, config.lease_ms), authorities)
         routes = route_table(
             AgentsApi(service),
             Api(service, killing),

@@ -75,6 +75,8 @@ class Peer:
     outlet: Outlet | None = None
     key: str | None = None
     "Whose key it showed when it connected first: nobody else's may speak for it."
+    authority: str | None = None
+    "The CA that signs what it reads inside TLS, in PEM form."
     gone: bool = False
     lease: Lease = field(default_factory=Lease)
     lapsed: Moment | None = None
@@ -234,10 +236,10 @@ class Hub:
         news, self._news = self._news, set()
         return news
 
-    def drop_links(self, why: str) -> None:
-        """Close every link; whoever lives comes back for a snapshot."""
+    def drop_links(self, why: str, key: str | None = None) -> None:
+        """Close every link, or those opened with a key; whoever lives comes back for a snapshot, if it may."""
         for peer in self._peers.values():
-            if peer.outlet is not None:
+            if peer.outlet is not None and key in (None, peer.key):
                 peer.outlet.close(why)
 
     def renew(self, peer: Peer, asked: Renew, state: State) -> None:

@@ -156,6 +156,8 @@ class Actor:
 
 
 SYSTEM = Actor("system:control")
+CONFIGURATION = Actor("system:config")
+"Makes what a machine was set up with."
 EXPIRY = Actor("system:expiry")
 "Lifts orders whose time is over."
 HOLD_LIMIT = Actor("system:hold-limit")

@@ -32,6 +32,7 @@ from haltwire.wire.messages import (
 from haltwire_proxy.clock import boottime, utc_now
 from haltwire_proxy.enforcer import Enforcer
 from haltwire_proxy.residue import agent_residual_max
+from haltwire_proxy.trouble import Trouble
 
 log = logging.getLogger(__name__)
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 2.0
@@ -59,14 +60,17 @@ class Link:
         key: str,
         proxy_id: str,
         on_ready: Callable[[], None],
+        authority: str | None = None,
     ) -> None:
         self._session = session
         self._enforcer = enforcer
+        self._trouble = Trouble(control_url)
         self._url = control_url.rstrip("/") + "/v1/proxies/connect"
         self._key = key
         self._proxy_id = proxy_id
         self._on_ready = on_ready
-        self._ready = False
+        self._authority = authority
+        self._ready = self._leased = False
         self._leaving = False
         self._sequence = 0
         self._lease_s = DEFAULT_LEASE_S
@@ -90,7 +94,7 @@ class Link:
                         max_msg_size=_MAX_MESSAGE,
                         compress=0,
                     )
-                delay = FIRST_RETRY_S
+                self._leased = False
                 try:
                     await self._follow(connected)
                 finally:
@@ -100,10 +104,11 @@ class Link:
                             await connected.close()
                 if self._leaving:
                     return
-                lost_at = boottime()
-                log.warning("the control server closed the link")
+                self._trouble.failed(None)
+                if self._leased:  # one that lets nobody in is not to be asked twenty times a second
+                    delay, lost_at = FIRST_RETRY_S, boottime()
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                log.warning("no link to the control server: %s", type(error).__name__)
+                self._trouble.failed(error)
             except Exception:
                 # A fault here must not end the link for good: this proxy would refuse for ever.
                 log.exception("the link failed")
@@ -148,7 +153,7 @@ class Link:
             self._silent_s = 0.0
             self._enforcer.renewed(message)
             self._enforcer.lease.watch()
-            self._tell_ready()
+            self._tell_leased()
         elif isinstance(message, (Snapshot, Delta)):
             enforced = self._enforcer.apply(message)
             if isinstance(message, Snapshot):
@@ -163,8 +168,12 @@ class Link:
                 log.warning("a change was missed: asking for a snapshot")
                 await connected.close()
 
-    def _tell_ready(self) -> None:
-        if not self._ready and self._enforcer.lease_left() > 0:
+    def _tell_leased(self) -> None:
+        if self._leased or self._enforcer.lease_left() <= 0:
+            return
+        self._leased = True
+        self._trouble.over()
+        if not self._ready:
             self._ready = True
             self._on_ready()
 
@@ -264,6 +273,7 @@ class Link:
             epoch=view.epoch if view else None,
             revision=view.revision if view else 0,
             kill_ids=tuple(order.kill_id for order in view.orders) if view else (),
+            authority=self._authority,
             on_stale=self._enforcer.lease.rule.on_stale,
             agent_residual_max=agent_residual_max(self._enforcer.limits),
         )

@@ -255,9 +255,10 @@ class GatedWriter(asyncio.StreamWriter):
         if self._frozen or self._connection.severed:
             return self._frozen
         stood = self._connection.frozen
-        if not self._enforcer.may_pass() and not self._connection.severed:
-            if self._upward or (self._connection.frozen and not stood):
-                self.freeze()
+        if self._enforcer.may_pass() or self._connection.severed:
+            return False
+        if self._upward or (self._connection.frozen and not stood):
+            self.freeze()
         return self._frozen
 
     def _pass(self, data: Any) -> None:

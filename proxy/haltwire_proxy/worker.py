@@ -23,6 +23,7 @@ from haltwire_proxy.addon import Addon
 from haltwire_proxy.agent_api import AgentApi
 from haltwire_proxy.authority import ensure_ca, upstream_roots
 from haltwire_proxy.clock import boottime, utc_now
+from haltwire_proxy.control_host import ControlHost, LearningResolver
 from haltwire_proxy.destinations import Dialer, Rules
 from haltwire_proxy.door import Door
 from haltwire_proxy.draining import drain
@@ -84,7 +85,10 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
     loop.add_signal_handler(signal.SIGTERM, lambda: (hurry if stop.is_set() else stop).set())
     _watch_parent(loop, config.stop_fd, stop, hurry)
     async with AsyncExitStack() as closing:
-        connector = aiohttp.TCPConnector(ssl=config.control_tls or True)
+        control = ControlHost(config.control_url)
+        connector = aiohttp.TCPConnector(
+            ssl=config.control_tls or True, resolver=LearningResolver(control)
+        )
         session = await closing.enter_async_context(
             aiohttp.ClientSession(trust_env=False, connector=connector)
         )
@@ -95,6 +99,7 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
                 beyond_loopback=config.beyond_loopback,
                 allow_to=tuple(ip_network(cidr) for cidr in config.allow_to),
                 own=tuple(config.own_addresses),
+                control=control,
                 connect_ports=tuple(config.connect_ports),
             )
         )
@@ -117,7 +122,13 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
         )
         leased = on_ready if config.wait_for_control else lambda: None
         link = Link(
-            session, enforcer, config.control_url, config.proxy_key, config.proxy_id, leased
+            session,
+            enforcer,
+            config.control_url,
+            config.proxy_key,
+            config.proxy_id,
+            leased,
+            ca_file.read_text(),
         )
         # mitmproxy's modules are a hundred thousand objects that never die: no collection goes through them again.
         gc.freeze()

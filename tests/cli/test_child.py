@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -169,18 +171,33 @@ asyncio.run(supervise([children], lambda: say("ready"), lambda: None, say))
 """
 
 
+@contextmanager
+def parent_of_two(pids: Path) -> Iterator[subprocess.Popen]:
+    """A supervisor in a process of its own, with all its children ready."""
+    command = [sys.executable, "-c", PARENT, ANSWERS, str(pids)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        try:
+            assert parent.stdout.readline() == "ready\n"
+            yield parent
+        finally:
+            parent.kill()
+
+
 def test_a_supervisor_that_stood_still_kills_no_healthy_child(tmp_path):
-    """It finds questions unanswered for long: by its own doing, and its children have answered them."""
+    """As when a container is paused. Judged by what was asked before, both were killed when it woke."""
     pids = tmp_path / "pids"
-    with subprocess.Popen(
-        [sys.executable, "-c", PARENT, ANSWERS, str(pids)], stdout=subprocess.PIPE, text=True
-    ) as parent:
-        assert parent.stdout.readline() == "ready\n"
+    with parent_of_two(pids) as parent:
         children = pids.read_text()
-        for _ in range(3):
+        for _ in range(2):
+            for pid in children.split():
+                os.kill(int(pid), signal.SIGSTOP)
+            time.sleep(0.6)  # a question is open now
             parent.send_signal(signal.SIGSTOP)
             time.sleep(3)
             parent.send_signal(signal.SIGCONT)
+            time.sleep(0.4)
+            for pid in children.split():
+                os.kill(int(pid), signal.SIGCONT)
             time.sleep(1)
         time.sleep(2)
         parent.terminate()
@@ -191,10 +208,7 @@ def test_a_supervisor_that_stood_still_kills_no_healthy_child(tmp_path):
 
 def test_a_supervisor_that_stood_still_finds_who_hung_meanwhile(tmp_path):
     pids = tmp_path / "pids"
-    with subprocess.Popen(
-        [sys.executable, "-c", PARENT, ANSWERS, str(pids)], stdout=subprocess.PIPE, text=True
-    ) as parent:
-        assert parent.stdout.readline() == "ready\n"
+    with parent_of_two(pids) as parent:
         parent.send_signal(signal.SIGSTOP)
         os.kill(int(pids.read_text().split()[0]), signal.SIGSTOP)
         time.sleep(3)

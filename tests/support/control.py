@@ -109,13 +109,8 @@ async def running_control(data_dir: Path, **options: Any) -> AsyncIterator[Contr
     listener.bind(("127.0.0.1", 0))
     listener.listen(256)
     port = listener.getsockname()[1]
-    config = ControlConfig(
-        str(data_dir),
-        listener.detach(),
-        local_proxy_key=PROXY_KEY,
-        proxy_url="http://127.0.0.1:8080",
-        **options,
-    )
+    usual = {"local_proxy_key": PROXY_KEY, "proxy_url": "http://127.0.0.1:8080"}
+    config = ControlConfig(str(data_dir), listener.detach(), **(usual | options))
     async with control_server(config) as running, aiohttp.ClientSession() as session:
         control = Control(
             f"http://127.0.0.1:{port}",

@@ -63,6 +63,14 @@ async def run(
 class System:
     """One `haltwire up`."""
 
+    command: tuple[str, ...] = (
+        "up",
+        "--proxy-listen",
+        "127.0.0.1:0",
+        "--control-listen",
+        "127.0.0.1:0",
+    )
+
     prefix: tuple[str, ...] = ()
     "What it is started by, such as a shell that sets limits."
 
@@ -91,13 +99,9 @@ class System:
             sys.executable,
             "-m",
             "haltwire_cli",
-            "up",
+            *self.command,
             "--data-dir",
             str(self.data_dir),
-            "--proxy-listen",
-            "127.0.0.1:0",
-            "--control-listen",
-            "127.0.0.1:0",
             *self._options,
             env=self._env,
             stdout=asyncio.subprocess.PIPE,
@@ -109,7 +113,9 @@ class System:
                 if self.process.returncode is not None:
                     raise AssertionError((await self.process.stdout.read()).decode())
                 await asyncio.sleep(0.02)
-        said = json.loads(endpoints.read_text())
+        self._learn(json.loads(endpoints.read_text()))
+
+    def _learn(self, said: dict[str, str | None]) -> None:
         self.proxy_url, self.control_url = said["proxy_url"], said["control_url"]
         self.ca_file = Path(said["ca_file"])
         self.control_ca = Path(said.get("control_certificate") or said["ca_file"])

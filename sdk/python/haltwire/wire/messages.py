@@ -99,6 +99,8 @@ class Hello:
     "What it does beyond its lease: `hold`, `refuse`, or `keep`, which lets traffic pass and so never counts as fenced."
     agent_residual_max: int | None = None
     "Bytes that the kernel may hold queued towards upstreams for one agent, at most, when this process stands still."
+    authority: str | None = None
+    "The CA that signs what it reads inside TLS, in PEM form: what its agents must trust."
 
 
 @dataclass(frozen=True, slots=True)
