@@ -80,6 +80,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--rate", type=float, default=RATE, help="connections a second")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--named", type=int, default=101, metavar="N", help="every Nth as a new instance; 0: none"
+    )
     figures.add_json_option(parser)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -131,8 +134,8 @@ async def _soak(
         intercept = kind in ("read", "open")
         url = tokens[number // 5 % AGENTS]["intercept" if intercept else "tunnel"]
         if kind == "stranger":
-            url = re.sub(r"hwa_\w", "hwa_~", url)
-        elif number % 50 < 5:
+            url = re.sub(r"hwa_.", "hwa_~", url)
+        elif arguments.named and number % arguments.named == 0:
             url = re.sub(r"//([^:]+):", rf"//\1~i{number}:", url)
         way = load.way_from(secure if kind in ("tls", "read") else plain, url)
         tls = {"tls": outside, "read": inside}.get(kind)

@@ -122,9 +122,13 @@ class Operator:
             body["grace_s"] = self._chance.choice((0.5, 2))
         if self._chance.random() < 0.3:
             body["wait_s"] = self._chance.choice((0, 0.1, 5))
+        at = time.monotonic()
+        if mode == "drain":
+            # The same order as a drain: what a hold has frozen may go on until its grace is over.
+            self._checker.resuming((k for k, s in self.in_force.items() if s == selector), at)
         receipt = await self.call("POST", "/v1/mesh/kill", body)
         self.in_force[receipt["kill_id"]] = selector
-        self._journal.note(f"kill {mode}", f"{selector} {_said(receipt)}")
+        self._journal.note(f"kill {mode}", f"{selector} asked at {at:.3f} {_said(receipt)}")
         self._take(receipt, first=True)
 
     async def _resume(self) -> None:
