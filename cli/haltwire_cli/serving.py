@@ -16,6 +16,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from haltwire_cli.care import drain_for_option, hung_after_option, hung_after_s
 from haltwire_cli.certificates import Pair, check, utc_now
 from haltwire_cli.config import KEEP
 from haltwire_cli.configuring import (
@@ -31,7 +32,6 @@ from haltwire_cli.options import (
     cidr,
     data_dir_option,
     duration,
-    duration_or_off,
     hold_for_option,
     listen_address,
     on_stale_option,
@@ -52,8 +52,6 @@ _MODULES = (
     "uvloop",
 )
 _INSTALL = "pip install 'haltwire[server]'"
-LEAST_HUNG_S = 2.0
-"Less, and a machine that is busy for a moment would have its processes killed."
 
 Command = Callable[..., Any]
 Option = Callable[[Command], Command]
@@ -90,15 +88,7 @@ common_options = _add(
             show_envvar=True,
             help="PEM file with its key.",
         ),
-        click.option(
-            "--hung-after",
-            type=duration_or_off(LEAST_HUNG_S),
-            metavar="TIME|off",
-            show_default="two leases, at least 2s",
-            envvar="HALTWIRE_HUNG_AFTER",
-            show_envvar=True,
-            help="A process of ours that does not answer for this long is killed and started again; also one that somebody has stopped to look into it, unless this is off.",
-        ),
+        hung_after_option,
     )
 )
 "Where the files are, the certificate of what listens, and the care for what runs."
@@ -250,16 +240,7 @@ proxy_options = _add(
             show_envvar=True,
             help="Port that agents may CONNECT to besides 80 and 443. Without it, all when --proxy-listen is a loopback address, and else no other. Repeatable; spaces between in the variable.",
         ),
-        click.option(
-            "--drain-for",
-            type=duration(0, 3600),
-            metavar="TIME",
-            default="5s",
-            show_default=True,
-            envvar="HALTWIRE_DRAIN_FOR",
-            show_envvar=True,
-            help="How long what is under way may go on after the first Ctrl-C or SIGTERM; orders are obeyed until the end. A second one stops at once.",
-        ),
+        drain_for_option,
         limit_option,
         on_stale_option,
         hold_for_option,
@@ -295,7 +276,7 @@ def control_plan(given: Mapping[str, Any]) -> ControlPlan:
         proxy_url=given["proxy_url"],
         tokens=tokens_of(config.tokens) if config else (),
         admin_key=secret_in(key_file, KEY) if key_file else None,
-        hung_after_s=_hung_after(given),
+        hung_after_s=hung_after_s(given),
     )
 
 
@@ -319,16 +300,8 @@ def proxy_plan(given: Mapping[str, Any]) -> ProxyPlan:
         on_stale=KEEP if keeps else given["on_stale"],
         hold_for_s=given["hold_for"],
         drain_s=given["drain_for"],
-        hung_after_s=_hung_after(given),
+        hung_after_s=hung_after_s(given),
     )
-
-
-def _hung_after(given: Mapping[str, Any]) -> float | None:
-    if given["hung_after"] is not None:
-        return float(given["hung_after"]) or None
-    # A proxy alone does not know its lease before it runs.
-    lease_s: float = given.get("lease", 0.0)
-    return max(LEAST_HUNG_S, 2 * lease_s)
 
 
 def serve(plan: Plan, banner: Callable[[Home, Endpoints], str]) -> None:

@@ -19,7 +19,8 @@ UNTIL_ORPHANED = READY + "sys.stdin.read()\n"
 
 def child(code: str, name: str = "worker", **more) -> Child:
     argv = (sys.executable, "-c", textwrap.dedent(code))
-    return Child(name, argv, more.pop("instructions", {}), **more)
+    limits = {"stop_within_s": 30.0, **more}  # a busy machine is no reason to be killed
+    return Child(name, argv, limits.pop("instructions", {}), **limits)
 
 
 class Watch:
