@@ -230,9 +230,7 @@ class Door(asyncio.Protocol):
         enforcer = services.enforcer
 
         def ended() -> None:
-            if (
-                connection.client is down
-            ):  # else it goes on without this upstream, and kills must find it
+            if connection.upstreams:  # else it goes on without this one, and kills must find it
                 enforcer.connections.forget(connection)
 
         def opened() -> None:

@@ -18,6 +18,7 @@ from haltwire_proxy.clienthello import (
 )
 from haltwire_proxy.connections import Connection
 from haltwire_proxy.enforcer import Enforcer
+from haltwire_proxy.outlet import Outlet
 from haltwire_proxy.refuse import response_bytes
 from haltwire_proxy.transport import HIGH_WATER, close_gracefully, raw_socket
 
@@ -56,8 +57,12 @@ class TunnelEnd(asyncio.Protocol):
         self._ended = ended
         "Called when both ends are lost: until then a kill must find them."
         self._transport: asyncio.Transport | None = None
+        self._outlet: Outlet | None = None
+        "Of the upstream's end: nothing of ours leaves for it without the lease."
         self._fd = -1
         self._eof = False
+        self._ends = False
+        "Whether an end of our direction is to follow what waits in the outlet."
         self._lost = False
         self._frozen = False
         self._outrun = False
@@ -75,7 +80,10 @@ class TunnelEnd(asyncio.Protocol):
         """The upstream is connected, or the client's transport is taken over."""
         self._transport = cast("asyncio.Transport", transport)
         self._fd = raw_socket(transport).fileno()
-        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        if self._upward:
+            self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        else:
+            self._outlet = Outlet(self._transport, self._fd, self._enforcer.may_pass)
         if self._connection.severed:
             self._transport.abort()
         elif self._opened is not None:
@@ -116,10 +124,10 @@ class TunnelEnd(asyncio.Protocol):
         self.peer.write(data)
 
     def write(self, data: bytes) -> None:
-        """Hand bytes to the kernel or to the transport's buffer."""
+        """Hand bytes to the kernel; what it does not take waits."""
         if self._transport is not None and not self._transport.is_closing():
             self.written += len(data)
-            self._transport.write(data)
+            (self._outlet or self._transport).write(data)
 
     def eof_received(self) -> bool:
         """Pass the end on; close both when both have ended."""
@@ -213,6 +221,12 @@ class TunnelEnd(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """Our reader has caught up."""
+        if self._outlet is not None:
+            self._outlet.go_on()
+            if self._outlet.size:
+                return
+            if self._ends:
+                self._write_eof()
         self.peer._outrun = False
         self.peer._set_reading()
 
@@ -226,6 +240,8 @@ class TunnelEnd(asyncio.Protocol):
         if not self._frozen:
             return
         self._frozen = False
+        if self._outlet is not None and self._outlet.size:
+            self.resume_writing()
         early = bytes(self._early)
         self._early.clear()
         if early or (self._greeting is not None and self._greeting.done):
@@ -249,11 +265,14 @@ class TunnelEnd(asyncio.Protocol):
         return self._fd
 
     def unwritten(self) -> int:
-        """Bytes in our own buffer."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+        """Bytes in our own buffers."""
+        waiting = self._outlet.size if self._outlet is not None else 0
+        return waiting + (0 if self._transport is None else self._transport.get_write_buffer_size())
 
     def abort(self) -> None:
         """Close now; what is buffered is dropped."""
+        if self._outlet is not None:
+            self._outlet.clear()
         if self._transport is not None:
             self._transport.abort()
 
@@ -298,6 +317,9 @@ class TunnelEnd(asyncio.Protocol):
 
     def _write_eof(self) -> None:
         if self._transport is None or self._transport.is_closing():
+            return
+        if self._outlet is not None and self._outlet.size:
+            self._ends = True
             return
         try:
             self._transport.write_eof()

@@ -7,7 +7,7 @@ import pytest
 from haltwire_proxy.staleness import Rule
 from support.client import Http2, tunnel
 from support.held import asked, opened, same
-from support.scripted import QUIET_S, leave, until
+from support.scripted import QUIET_S, leave, stood_still, until
 from support.world import SECRET, World
 
 MAILER = "agent://acme/prod/mailer"
@@ -39,6 +39,39 @@ async def test_a_tunnel_stands_still_both_ways_and_no_byte_is_lost(world, plain_
     assert same(await asyncio.wait_for(wire.reader.readexactly(len(down)), 20), down)
     await until(lambda: len(played.received) == len(b"before") + len(up))
     assert same(bytes(played.received), b"before" + up)
+
+
+@pytest.mark.parametrize("way", ["tunnel", "inspected"])
+async def test_what_a_slow_upstream_has_not_taken_does_not_leave(world, stage, plain_stage, way):
+    """It was read before the lease ended, and would else be sent as soon as there is room: also by one that wakes.
+
+    What the kernel had may arrive, and one byte with it: that is what `residual_bytes_max` bounds.
+    """
+    sent = os.urandom(6_000_000)
+    if way == "tunnel":
+        wire, played = await opened_tunnel(world, plain_stage)
+    else:
+        wire, _, played = await asked(world, stage, "POST", f"Content-Length: {len(sent)}")
+    played.reading.clear()
+    (connection,) = world.enforcer.connections.everything()
+    (upstream,) = connection.upstreams
+    wire.writer.write(sent)
+    await until(upstream.unwritten)
+    await stood_still(upstream.unwritten)
+    world.go_stale(noticed=False)
+    kept = upstream.unwritten()
+    assert kept > 1
+    arrives = upstream.written - kept
+    played.reading.set()
+    await stood_still(upstream.unwritten, lambda: len(played.received))
+    assert upstream.unwritten() == kept - 1
+    if way == "tunnel":
+        assert len(played.received) == arrives + 1
+    assert len(played.body if way == "inspected" else played.received) <= arrives + 1
+    world.renew()
+    body = (lambda: played.body) if way == "inspected" else (lambda: bytes(played.received))
+    await until(lambda: len(body()) == len(sent))
+    assert same(body(), sent)
 
 
 @FOUND_OUT
