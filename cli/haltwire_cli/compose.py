@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from haltwire_cli.certificates import names_of, serves_tls
+from haltwire_cli.certificates import addresses_of_this_host, names_of, serves_tls
 from haltwire_cli.child import Child
 from haltwire_cli.config import KEEP
 from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
-from haltwire_cli.listen import ANYWHERE, address_of, bind, is_loopback, url_of
+from haltwire_cli.listen import ANYWHERE, Address, address_of, bind, is_loopback, url_of
 from haltwire_cli.listener_tls import LOOK_S, Issued, ListenerTls, Published, keep
 from haltwire_cli.plans import ControlPlan, Plan, ProxyPlan
 from haltwire_cli.port import Port
@@ -165,6 +165,13 @@ def _listener_tls(plan: Plan, listeners: Listeners) -> ListenerTls:
     return ListenerTls(issued.pair, control, None, issued.look, RENEWAL_LOOK_S)
 
 
+def _addresses(bound: Address) -> list[str]:
+    """Where other machines reach a listener."""
+    if bound.host in ANYWHERE:
+        return addresses_of_this_host()
+    return [] if is_loopback(bound) else [bound.host]
+
+
 class _Stages:
     """The children, in the order of their start. Their instructions are the only place where a key appears."""
 
@@ -235,6 +242,7 @@ class _Stages:
                 "proxy_anywhere": not control.proxy_url
                 and proxy is not None
                 and address_of(proxy).host in ANYWHERE,
+                "addresses": _addresses(address_of(listener)),
                 "tokens": [(one.selector, one.tls, one.digest) for one in control.tokens],
                 "admin_key": control.admin_key or "",
                 "tls": self._pair if self._tls.control else None,

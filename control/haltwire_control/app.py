@@ -62,6 +62,8 @@ class ControlConfig:
     proxy_url: str = ""
     proxy_anywhere: bool = False
     "Whether the proxy listens on every address of this machine."
+    addresses: tuple[str, ...] = ()
+    "Where other machines reach the listener: proxies let no agent go there."
     tokens: tuple[tuple[str, str | None, str], ...] = ()
     "Selector, TLS and digest of tokens that are to exist, as somebody else has made them."
     admin_key: str = field(default="", repr=False)
@@ -118,6 +120,7 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
         ledger_file = store.reserve.opened(lambda: LedgerFile(ledger_path))
         stack.push_async_callback(ledger_file.close)
         service = Service(store, ledger_file.ledger, config.lease_ms)
+        service.hub.address = (tuple(config.addresses), _port(config.listen_fd))
         service.start()
         await service.begin_leases()
         killing, credentials = Killing(service), Credentials(service)
@@ -164,6 +167,11 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
             await runner.cleanup()
             for task in tasks:
                 task.cancel()
+
+
+def _port(listen_fd: int) -> int:
+    with socket.socket(fileno=os.dup(listen_fd)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def _factory(runner: web.AppRunner) -> web.Server:

@@ -129,6 +129,8 @@ class Hub:
         self._now = now
         self._monotonic = monotonic
         self._steady = steady
+        self.address: tuple[tuple[str, ...], int | None] = ((), None)
+        "The addresses and the port where other machines reach us."
         self._peers: dict[Process, Peer] = {}
         self._in_force: dict[str, Order] = {}
         self._lifted_holds: dict[str, int] = {}
@@ -203,7 +205,7 @@ class Hub:
                     state.kills,
                     tuple(o.kill for o in missed if o.changed_revision > hello.revision),
                     tuple(token.rule for token in state.tokens.values()),
-                    Settings(self.lease_ms),
+                    Settings(self.lease_ms, *self.address),
                 )
             )
         )

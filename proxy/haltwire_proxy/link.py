@@ -30,6 +30,7 @@ from haltwire.wire.messages import (
 )
 
 from haltwire_proxy.clock import boottime, utc_now
+from haltwire_proxy.control_host import ControlHost
 from haltwire_proxy.enforcer import Enforcer
 from haltwire_proxy.residue import agent_residual_max
 from haltwire_proxy.trouble import Trouble
@@ -61,6 +62,7 @@ class Link:
         proxy_id: str,
         on_ready: Callable[[], None],
         authority: str | None = None,
+        control: ControlHost | None = None,
     ) -> None:
         self._session = session
         self._enforcer = enforcer
@@ -70,6 +72,7 @@ class Link:
         self._proxy_id = proxy_id
         self._on_ready = on_ready
         self._authority = authority
+        self._control = control
         self._ready = self._leased = False
         self._leaving = False
         self._sequence = 0
@@ -155,6 +158,8 @@ class Link:
             self._enforcer.lease.watch()
             self._tell_leased()
         elif isinstance(message, (Snapshot, Delta)):
+            if isinstance(message, Snapshot) and self._control is not None:
+                self._control.announced(message.settings)
             enforced = self._enforcer.apply(message)
             if isinstance(message, Snapshot):
                 self._lease_s = message.settings.lease_ms / 1000

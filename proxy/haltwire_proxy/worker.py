@@ -129,6 +129,7 @@ async def serve(config: WorkerConfig, on_ready: Callable[[], None]) -> None:
             config.proxy_id,
             leased,
             ca_file.read_text(),
+            control,
         )
         # mitmproxy's modules are a hundred thousand objects that never die: no collection goes through them again.
         gc.freeze()

@@ -1,5 +1,6 @@
 """Everything at once, with real processes: it comes up, it says where, and it always goes down."""
 
+import asyncio
 import json
 import os
 import signal
@@ -11,6 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from haltwire_cli import compose
+from haltwire_cli.listen import Address
 
 ANY_PORT = ("--proxy-listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0")
 ENVIRONMENT = {
@@ -258,3 +261,33 @@ def test_ctrl_c_in_a_terminal_ends_everything_once(tmp_path):
     os.close(terminal)
     assert b"Traceback" not in rest
     assert b"ended" not in rest
+
+
+def test_a_proxy_that_keeps_passing_says_so_and_where_that_comes_from(tmp_path):
+    config = tmp_path / "unsafe.toml"
+    config.write_text('on-stale = "keep"\nworkers = 1')
+    with running(tmp_path / "data", *ANY_PORT, "--config", str(config)) as up:
+        up.process.send_signal(signal.SIGTERM)
+        _, err = up.process.communicate(timeout=10)
+    assert f"haltwire: options also come from {config}." in err
+    assert err.count("UNSAFE: traffic goes on when the control server is silent") == 1
+
+
+async def test_the_warning_is_permanent(monkeypatch):
+    monkeypatch.setattr(compose, "WARN_EVERY_S", 0.01)
+    said = []
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await compose._warn(lambda text: said.append(text) if len(said) < 3 else None)
+    assert len(said) == 3
+
+
+@pytest.mark.parametrize(
+    ("bound", "addresses"),
+    [("127.0.0.1", []), ("::1", []), ("203.0.113.8", ["203.0.113.8"]), ("0.0.0.0", ["192.0.2.1"])],
+)
+def test_proxies_are_told_where_other_machines_reach_the_control_server(
+    monkeypatch, bound, addresses
+):
+    monkeypatch.setattr(compose, "addresses_of_this_host", lambda: ["192.0.2.1"])
+    assert compose._addresses(Address(bound, 8081)) == addresses

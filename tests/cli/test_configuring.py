@@ -11,7 +11,7 @@ from haltwire_cli.configuring import config_in_use, key_of, tokens_of
 from haltwire_cli.control import control
 from haltwire_cli.failures import Failure
 from haltwire_cli.proxy import proxy
-from haltwire_cli.serving import _every_option
+from haltwire_cli.serving import _every_option, proxy_plan
 from haltwire_cli.up import up
 
 SECRET = "hwa_" + "s" * 43
@@ -194,3 +194,22 @@ def test_one_secret_is_not_two_agents(monkeypatch):
         tokens_of([entry("agent://a/b", None, "A"), entry("agent://a/c", None, "A")])
     assert "given to agent://a/b and to agent://a/c" in caught.value.format_message()
     assert SECRET not in caught.value.format_message()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "rule"),
+    [
+        ((), {}, "keep"),
+        (("--on-stale", "refuse"), {}, "refuse"),
+        (("--on-stale", "hold"), {}, "hold"),
+        ((), {"HALTWIRE_ON_STALE": "refuse"}, "refuse"),
+    ],
+)
+def test_keep_in_the_file_is_taken_back_by_a_flag_or_a_variable(stage, arguments, variables, rule):
+    (stage.here / "haltwire.toml").write_text('on-stale = "keep"\nhold-for = "3s"')
+    plans = []
+    stage._patch.setattr(up, "callback", lambda **given: plans.append(proxy_plan(given)))
+    environment = {"HALTWIRE_DATA_DIR": str(stage.data), **variables}
+    result = CliRunner().invoke(up, arguments, env=environment)
+    assert result.exit_code == 0, result.output
+    assert (plans[0].on_stale, plans[0].hold_for_s) == (rule, 3.0)

@@ -4,6 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 from aiohttp.abc import AbstractResolver
+from haltwire.wire.messages import Settings
 from haltwire.wire.names import AgentRef
 from haltwire_proxy import control_host
 from haltwire_proxy.control_host import ControlHost, LearningResolver
@@ -75,6 +76,27 @@ def test_one_on_this_host_is_at_all_of_its_addresses():
     for address in ("127.0.0.1", "127.8.8.8", "0.0.0.0", "::1", "::"):
         assert control.is_at(ip_address(address), 8081)
     assert not found("https://control.example:8081", ELSEWHERE).is_at(ip_address("127.0.0.1"), 8081)
+
+
+def test_what_it_announces_is_refused_at_its_port_and_at_the_urls():
+    """Behind a balancer the port in the URL is another one than it listens on."""
+    control = ControlHost("https://control.example")
+    settings = Settings(1000, ("10.9.0.2", "2001:db8::80"), 8081)
+    control.announced(settings)
+    for address in ("10.9.0.2", "2001:db8::80"):
+        assert control.is_at(ip_address(address), 8081)
+        assert control.is_at(ip_address(address), 443)
+        assert not control.is_at(ip_address(address), 80)
+    control.announced(Settings(1000))
+    assert not control.is_at(ip_address("10.9.0.2"), 8081)
+
+
+def test_an_address_that_two_machines_have_closes_nothing_else_here():
+    """Such as the bridge of a container engine: what listens here on that port is not the control server."""
+    control = ControlHost("https://control.example:8081")
+    control.announced(Settings(1000, ("127.0.0.77",), 8081))
+    assert control.is_at(ip_address("127.0.0.77"), 8081)
+    assert not control.is_at(ip_address("127.0.0.1"), 8081)
 
 
 def test_the_latest_addresses_are_kept(monkeypatch):

@@ -37,6 +37,9 @@ class Settings:
     """What the control server owns and every proxy follows."""
 
     lease_ms: int
+    control_addresses: tuple[str, ...] = ()
+    "Where other machines reach the control server, so that no proxy is a way there."
+    control_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
