@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
 
 import click
+from haltwire.wire.names import Label
 from haltwire.wire.selectors import Selector
 
 from haltwire_cli.api import Api, with_api
@@ -15,6 +17,7 @@ from haltwire_cli.failures import Failure
 from haltwire_cli.names import selector_of
 from haltwire_cli.options import json_option
 from haltwire_cli.output import ago, escape, table
+from haltwire_cli.proxy_line import proxy_line
 
 
 @click.group()
@@ -49,6 +52,12 @@ def create_token(api: Api, selector: str, tls: str | None, as_json: bool) -> Non
     click.echo(f"  secret       {escape(made['secret'])}")
     if made.get("proxy_url"):
         click.echo(f"  HTTPS_PROXY  {escape(made['proxy_url'])}")
+    elif meant.agent is not None:
+        label = Label(meant.agent, meant.bound_instance)
+        click.echo(f"  HTTPS_PROXY  http://{label}:SECRET@HOST:PORT")
+        click.echo(
+            "Write the secret and the proxy's address there: this control server was not told where its proxies are (--proxy-url)."
+        )
     else:
         click.echo("  HTTPS_PROXY  http://AGENT:SECRET@… with the agent's name, dots for slashes")
 
@@ -101,23 +110,32 @@ def key() -> None:
 @click.argument("name")
 @click.option(
     "--role",
-    type=click.Choice(["viewer", "operator", "admin"]),
+    type=click.Choice(["viewer", "operator", "admin", "proxy"]),
     required=True,
-    help="viewer looks; operator also kills and resumes; admin also makes tokens and keys.",
+    help="viewer looks; operator also kills and resumes; admin also makes tokens and keys. proxy connects `haltwire proxy` and does nothing else.",
 )
 @json_option
 @with_api
 def create_key(api: Api, name: str, role: str, as_json: bool) -> None:
-    """Make a key; NAME is who the audit log says it was."""
+    """Make a key; NAME is who the audit log says it was.
+
+    For a proxy it prints what to type on its machine.
+    """
     answer = api.post("/v1/keys", {"name": name, "role": role})
-    if as_json:
-        click.echo(answer.text, nl=False)
-        return
     made = answer.document
+    line = proxy_line(api, name, click.get_current_context().params["ca_file"])
+    if as_json:
+        document = {**made, "command": line.command} if role == "proxy" else made
+        click.echo(json.dumps(document))
+        return
     click.echo(
         f"Key {escape(made['key_id'])} for {escape(made['name'])}, {escape(made['role'])}, shown this once:"
     )
     click.echo(f"  {escape(made['secret'])}")
+    if role == "proxy":
+        for text in line.told(str(made["secret"])):
+            click.echo(escape(text))
+        return
     click.echo(f"Use it as HALTWIRE_API_KEY, with HALTWIRE_URL={api.url}, or in a --key-file.")
 
 
@@ -169,7 +187,9 @@ def breadth_warning(selector: Selector) -> str | None:
 def proxy_url_of(made: Mapping[str, Any]) -> str:
     """The proxy URL in an answer to `POST /v1/tokens`; Failure when there is none."""
     if not made.get("proxy_url"):
-        raise Failure("the control server does not say where its proxy is.")
+        raise Failure(
+            "the control server does not know where agents reach its proxies: start it with --proxy-url http://HOST:PORT."
+        )
     return str(made["proxy_url"])
 
 

@@ -22,10 +22,10 @@ from click.core import ParameterSource
 from haltwire_cli import trust
 from haltwire_cli.failures import FAILED, NOT_ALLOWED, NOT_FOUND, USAGE, Failure
 from haltwire_cli.home import Endpoints, Home
-from haltwire_cli.options import connection_options
+from haltwire_cli.options import connection_options, server_url
 
 TIMEOUT_S = 10.0
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _EXIT_CODES = {400: USAGE, 401: NOT_ALLOWED, 403: NOT_ALLOWED, 404: NOT_FOUND, 422: USAGE}
 
 
@@ -191,6 +191,10 @@ def connect(
             raise Failure(
                 f"no haltwire runs on {home.path}: start one with `haltwire up`, or name a control server with --url."
             )
+        if local.control_url is None:
+            raise Failure(
+                f"only a proxy runs on {home.path}: name the control server that it follows with --url, and give a key with --key-file."
+            )
         url = local.control_url
     else:
         url = _checked_url(url)
@@ -222,24 +226,16 @@ def _local_trust(local: Endpoints) -> ssl.SSLContext:
 
 def _checked_url(url: str) -> str:
     try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise click.BadParameter(f"{url!r} is no URL.", param_hint="'--url'") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise click.BadParameter(
-            f"{url!r} is no URL such as http://127.0.0.1:8081.", param_hint="'--url'"
-        )
-    if parts.username is not None or parts.query or parts.fragment:
-        raise click.BadParameter(
-            "a control server's URL is scheme, host and port alone; the key goes into a file.",
-            param_hint="'--url'",
-        )
-    if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        url = server_url(url)
+    except click.BadParameter as error:
+        error.param_hint = "'--url'"
+        raise
+    parts = urlsplit(url)
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
         click.echo(
             f"haltwire: the key travels unencrypted to {parts.hostname}; use https.", err=True
         )
-    return url.rstrip("/")
+    return url
 
 
 def _key_in(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The CA files that an agent must trust: those of the local data directory, or copies of a remote server's."""
+"""The CA files that an agent must trust: of the proxy on this data directory, or of all that the control server knows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ NAMES = ("ca.pem", "ca-bundle.pem")
 
 
 def ca_files(api: Api) -> tuple[Path, Path]:
-    """The paths of our CA alone, and of the system's roots with it."""
-    if api.is_local:
+    """The paths of the proxies' CAs alone, and of the system's roots with them."""
+    local = api.home.endpoints() if api.is_local else None
+    if local is not None and local.proxy_url is not None:
         folder = api.home.path / "public"
     else:
         folder = api.home.path / "remote" / urlsplit(api.url).netloc.replace(":", "_")

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
-from haltwire.wire.receipts import APPLIED, GONE, NO_PROXY, PENDING, PROXY_PENDING
+from haltwire.wire.receipts import APPLIED, FENCED, GONE, NO_PROXY, PENDING, PROXY_PENDING
 
 from haltwire_cli.api import Api
 from haltwire_cli.failures import Failure
 from haltwire_cli.names import kill_path
 from haltwire_cli.output import ahead, count, escape, milliseconds
-from haltwire_cli.receipt_lines import added, cut_at_deadline, drain_end, is_draining
+from haltwire_cli.receipt_lines import added, cut_at_deadline, drain_end, fenced_text, is_draining
 from haltwire_cli.receipt_text import silent_proxies, verdict
 
 Json = Mapping[str, Any]
@@ -113,6 +113,8 @@ def changes(before: Json | None, after: Json) -> Iterable[str]:
             continue
         if state == APPLIED:
             yield f"{name}: confirmed after {milliseconds(proxy.get('latency_ms'))}"
+        elif state == FENCED:
+            yield f"{name}: {fenced_text(proxy, after)}"
         elif state == GONE:
             yield f"{name}: has ended, with all its connections"
         elif state == PENDING:

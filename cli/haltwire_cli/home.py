@@ -21,10 +21,10 @@ PREDECESSOR_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where a running `up` can be reached."""
+    """Where what runs on a data directory can be reached; None for the half that does not run there."""
 
-    proxy_url: str
-    control_url: str
+    proxy_url: str | None
+    control_url: str | None
     ca_file: str
     control_certificate: str | None = None
     "The certificates by which the control server is known, when our authority has not signed its."
@@ -48,7 +48,7 @@ class Home:
 
     @contextmanager
     def claimed(self) -> Iterator[int]:
-        """Hold the directory for one `up`: yields the descriptor of the claim; Failure when another one has it."""
+        """Hold the directory for one `up`, `control` or `proxy`: yields the descriptor of the claim; Failure when another one has it."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(self._claim, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -76,11 +76,11 @@ class Home:
                 # A frozen process cannot notice that its supervisor is gone.
                 left = ", ".join(self._holders()) or "unknown"
                 raise Failure(
-                    f"{self.path} is still held by processes that an earlier haltwire up left behind (pid {left}): end them with kill -9, or choose another --data-dir."
+                    f"{self.path} is still held by processes that an earlier haltwire left behind (pid {left}): end them with kill -9, or choose another --data-dir."
                 )
             if _lives(holder):
                 raise Failure(
-                    f"{self.path} is in use by another haltwire up (pid {holder}): stop that one, or give this one another --data-dir."
+                    f"{self.path} is in use by another haltwire (pid {holder}): stop that one, or give this one another --data-dir."
                 )
             time.sleep(0.05)
 
@@ -95,7 +95,9 @@ class Home:
     def publish(self, endpoints: Endpoints) -> None:
         """Write endpoints.json, all of it or nothing."""
         written = self._endpoints.with_suffix(".json.new")
-        document = {name: value for name, value in asdict(endpoints).items() if value is not None}
+        document = asdict(endpoints)
+        if endpoints.control_certificate is None:
+            del document["control_certificate"]
         written.write_text(json.dumps(document, indent=2) + "\n")
         written.replace(self._endpoints)
 
@@ -104,7 +106,7 @@ class Home:
         self._endpoints.unlink(missing_ok=True)
 
     def endpoints(self) -> Endpoints | None:
-        """Where the `up` that runs on this directory can be reached; None when none runs.
+        """Where what runs on this directory can be reached; None when nothing runs.
 
         A file left behind by one that was killed is not believed: another program may have its port by
         now, and would be shown the admin key.
@@ -114,10 +116,10 @@ class Home:
                 return None
             document = json.loads(self._endpoints.read_text())
             return Endpoints(
-                str(document["proxy_url"]),
-                str(document["control_url"]),
+                _text_or_none(document["proxy_url"]),
+                _text_or_none(document["control_url"]),
                 str(document["ca_file"]),
-                str(document["control_certificate"]) if "control_certificate" in document else None,
+                _text_or_none(document.get("control_certificate")),
             )
         except PermissionError as error:
             raise Failure(
@@ -147,6 +149,10 @@ class Home:
         finally:
             os.close(fd)
         return False
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _lives(pid: str) -> bool:

@@ -56,6 +56,8 @@ def bind(address: Address, backlog: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(where)
+        if not address.port:
+            listener = _bound_for_good(listener)
         listener.listen(backlog)
     except OSError as error:
         listener.close()
@@ -63,6 +65,23 @@ def bind(address: Address, backlog: int) -> socket.socket:
             error.errno, _sentence(address, Address(str(where[0]), int(where[1])), error)
         ) from error
     listener.setblocking(False)
+    return listener
+
+
+def _bound_for_good(chosen: socket.socket) -> socket.socket:
+    """Another socket with the port that the system chose for this one, which it closes.
+
+    A port that was asked for by its number stays with a socket that is shut (see port.py); one that the
+    system chose does not.
+    """
+    with chosen:
+        listener = socket.socket(chosen.family, chosen.type, chosen.proto)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(chosen.getsockname())
+        except OSError:
+            listener.close()
+            raise
     return listener
 
 

@@ -10,6 +10,8 @@ from haltwire import __version__
 
 COMMANDS = {
     "up": "haltwire_cli.up:up",
+    "control": "haltwire_cli.control:control",
+    "proxy": "haltwire_cli.proxy:proxy",
     "run": "haltwire_cli.run:run",
     "env": "haltwire_cli.env:env",
     "kill": "haltwire_cli.orders:kill",

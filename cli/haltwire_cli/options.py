@@ -6,12 +6,14 @@ import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
 from haltwire_cli.listen import Address
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
+_LONGEST_S = 86_400.0
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 
 
@@ -28,6 +30,22 @@ def duration(at_least: float = 0.0, at_most: float = float("inf")) -> Callable[[
                 f"{text} is not between {_typed(at_least)} and {_typed(at_most)}."
             )
         return seconds
+
+    return convert
+
+
+def duration_or_off(at_least: float) -> Callable[[str], float]:
+    """A kind of value: a time span, or `off`, which is 0."""
+    in_time = duration(at_least, _LONGEST_S)
+
+    def convert(text: str) -> float:
+        if text == "off":
+            return 0.0
+        if not _DURATION.fullmatch(text):
+            raise click.BadParameter(
+                f"{text!r} is no time span: write 250ms, 2s, 10m, 2h or 1d, or off."
+            )
+        return in_time(text)
 
     return convert
 
@@ -52,6 +70,40 @@ def listen_address(text: str) -> Address:
         return Address.parse(text)
     except ValueError as error:
         raise click.BadParameter(f"{error}.") from error
+
+
+def server_url(text: str) -> str:
+    """A kind of value: the URL of a control server, without a slash at its end."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no URL.") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise click.BadParameter(f"{text!r} is no URL such as http://127.0.0.1:8081.")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise click.BadParameter(
+            "a control server's URL is scheme, host and port alone; the key goes into a file."
+        )
+    return text.rstrip("/")
+
+
+def proxy_url(text: str) -> str:
+    """A kind of value: where agents reach a proxy, as scheme, host and port."""
+    try:
+        parts = urlsplit(text.rstrip("/"))
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port or parts.path:
+        raise click.BadParameter(
+            f"{text!r} is not a proxy's URL: scheme, host and port, such as http://proxy.example:8080."
+        )
+    if parts.username is not None or parts.query or parts.fragment:
+        raise click.BadParameter(
+            "a proxy's URL is scheme, host and port alone; each token adds its own name and secret."
+        )
+    return text.rstrip("/")
 
 
 def cidr(text: str) -> str:
@@ -81,6 +133,26 @@ data_dir_option = click.option(
     default=default_data_dir,
     show_default="the user's data directory",
     help="Directory with the orders, the admin key and the CA.",
+)
+
+on_stale_option = click.option(
+    "--on-stale",
+    type=click.Choice(["hold", "refuse"]),
+    default="hold",
+    show_default=True,
+    envvar="HALTWIRE_ON_STALE",
+    show_envvar=True,
+    help="What a proxy does with new requests while it hears nothing from the control server: let them wait, or refuse them. Live connections stand still either way.",
+)
+hold_for_option = click.option(
+    "--hold-for",
+    type=duration(0, 3600),
+    metavar="TIME",
+    default="10s",
+    show_default=True,
+    envvar="HALTWIRE_HOLD_FOR",
+    show_envvar=True,
+    help="How long that may last (ms, s, m); then what waits is refused and live connections are cut.",
 )
 
 json_option = click.option(

@@ -11,7 +11,16 @@ from typing import Any
 
 from haltwire.wire.codec import format_time, parse_time
 from haltwire.wire.orders import DRAIN, HOLD
-from haltwire.wire.receipts import APPLIED, AWAY, GONE, NO_AGENT, PENDING, RUNNING, WAITING
+from haltwire.wire.receipts import (
+    APPLIED,
+    AWAY,
+    FENCED,
+    GONE,
+    NO_AGENT,
+    PENDING,
+    RUNNING,
+    WAITING,
+)
 
 from haltwire_cli.output import count, escape, facts, milliseconds, quantity, stamp
 
@@ -25,6 +34,8 @@ def proxy_lines(receipt: Json, *, lifted: bool) -> Iterable[str]:
         state = proxy["state"]
         if state == APPLIED:
             yield f"{name}: {', '.join(_applied(proxy, receipt, lifted))}"
+        elif state == FENCED:
+            yield f"{name}: {', '.join((fenced_text(proxy, receipt), *_fenced(proxy, receipt)))}"
         elif state == GONE:
             yield f"{name}: has ended, with all its connections"
         elif state == PENDING:
@@ -155,6 +166,36 @@ def _applied(proxy: Json, receipt: Json, lifted: bool) -> list[str]:
     if mode == HOLD:
         parts.append(_residual(proxy.get("residual_bytes_max")))
     return parts
+
+
+def fenced_text(proxy: Json, receipt: Json) -> str:
+    """What is certain of a proxy that has not answered and has no lease."""
+    took = proxy.get("latency_ms")
+    since = "" if took is None else f" after {milliseconds(took)}"
+    if receipt["mode"] == DRAIN:
+        return f"silent: its lease had expired{since}, it passes nothing until it is back"
+    return f"silent: its lease had expired{since}, it passes nothing more"
+
+
+def confirmed_by(receipt: Json) -> str:
+    """Who makes it certain, as the second half of a sentence."""
+    states = [proxy["state"] for proxy in receipt.get("proxies", ())]
+    silent, confirmed = states.count(FENCED), states.count(APPLIED)
+    if not silent:
+        return "every proxy has confirmed it"
+    expired = f"{silent} silent, lease expired"
+    if not confirmed:
+        return f"no proxy has answered, but none passes anything more ({expired})"
+    return f"every proxy has confirmed it or passes nothing more ({expired})"
+
+
+def _fenced(proxy: Json, receipt: Json) -> Iterable[str]:
+    yield from _became({}, receipt, lifted=False)
+    most = proxy.get("residual_bytes_max")
+    if most is None:
+        yield "how much may still arrive from its kernel is not known"
+    elif most:
+        yield f"up to {count(most, 'byte')} may still arrive from its kernel"
 
 
 def _residual(most: int | None) -> str:

@@ -17,6 +17,7 @@ from haltwire_cli.output import clock, count, due, escape, listed, milliseconds
 from haltwire_cli.receipt_lines import (
     added,
     after_resume,
+    confirmed_by,
     cut_at_deadline,
     drain_end,
     instance_lines,
@@ -137,15 +138,15 @@ def _confirmed(receipt: Json, selector: str, now: datetime, lifted: bool) -> str
     when = "" if took is None else f" in {milliseconds(took)}"
     if mode == HOLD:
         frozen = "nothing moved" if lifted else "nothing moves"
-        return f"Held {selector}{when}: frozen, {frozen}; every proxy has confirmed it."
+        return f"Held {selector}{when}: frozen, {frozen}; {confirmed_by(receipt)}."
     if mode != DRAIN:
-        return f"Stopped {selector}{when}: every proxy has confirmed it."
+        return f"Stopped {selector}{when}: {confirmed_by(receipt)}."
     if not is_draining(receipt):
         cut = cut_at_deadline(receipt)
         end = (
             f"{count(cut, 'connection')} cut at the deadline" if cut else "nothing is open any more"
         )
-        return f"Stopped {selector}{when}: drained, {end}; every proxy has confirmed it."
+        return f"Stopped {selector}{when}: drained, {end}; {confirmed_by(receipt)}."
     if lifted:
         return f"Drained {selector} only in part: the order was lifted before all had ended."
     live = added(receipt.get("proxies", ()), "connections_live")

@@ -14,6 +14,7 @@ from haltwire.wire.codec import format_time
 from haltwire.wire.orders import DRAIN, HOLD
 from haltwire.wire.receipts import (
     APPLIED,
+    FENCED,
     GONE,
     NO_AGENT,
     NO_PROXY,
@@ -45,6 +46,7 @@ _BECAUSE = {
 _STATES = {
     APPLIED: "confirmed",
     PENDING: "SILENT: no answer",
+    FENCED: "silent: its lease expired, it passes nothing without one",
     GONE: "ended, with all its connections",
 }
 
@@ -95,10 +97,17 @@ def _verdict(kill: Json, receipt: Json | None, now: datetime) -> str:
             return "Drained only in part: the order was lifted before all had ended."
         return f"Draining: what was open may finish until {due(drain_end(receipt), now)}."
     if receipt["mode"] == HOLD:
-        return f"Held{when}, confirmed by every proxy: nothing moved."
+        return f"Held{when}, {_confirmed_by(receipt)}: nothing moved."
     cut = cut_at_deadline(receipt) if receipt["mode"] == DRAIN else 0
     late = f" {count(cut, 'connection')} cut at the deadline." if cut else ""
-    return f"Stopped{when}, confirmed by every proxy.{late}"
+    return f"Stopped{when}, {_confirmed_by(receipt)}.{late}"
+
+
+def _confirmed_by(receipt: Json) -> str:
+    silent = sum(proxy["state"] == FENCED for proxy in receipt.get("proxies", ()))
+    if not silent:
+        return "confirmed by every proxy"
+    return f"confirmed by every proxy that has a lease ({silent} silent without one)"
 
 
 def _status(kill: Json, now: datetime) -> str:
@@ -201,6 +210,8 @@ def _reconcile(receipt: Json) -> Iterable[str]:
     since = [i["since_metadata"] for i in instances if i.get("since_metadata")]
     if any(row.get("completed") is None for row in since):
         yield f"Requests inside tunnels: {NOT_READ}."
+    if any(proxy["state"] == FENCED for proxy in receipt.get("proxies", ())):
+        yield "A silent proxy has not said what it interrupted, so there may be more."
     if receipt.get("unconfirmed_because"):
         yield "The order is not confirmed everywhere, so there may be more."
 

@@ -1,48 +1,31 @@
-"""Processes: start them stage by stage, start again what dies, stop them all. It knows nothing of what they do.
+"""Processes: start them stage by stage, start again what dies or hangs, stop them all. It knows nothing of what they do.
 
 Guarantees, in this order:
 1. A child gets its instructions as one line on stdin and never in its arguments or environment.
 2. stdin stays open as long as this process lives: its end tells the child that nobody watches it.
 3. Children live in sessions of their own, so that a terminal's Ctrl-C reaches this process alone.
-4. After the first signal every child is gone within the sum of its stages' grace; after the second, at once.
+4. Once all were ready, what ends is started again for as long as it takes, and takes nobody with it.
+5. After the first signal every child is gone within the sum of its stages' grace; after the second, at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import os
 import signal
-import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-FIRST_DELAY_S = 0.1
-LAST_DELAY_S = 5.0
-STEADY_AFTER_S = 10.0
-"A child that lived this long is started again without delay growing any further."
-MAX_FAILED_STARTS = 10
-"With delays of 0.1 s doubling up to 5 s: half a minute in which a full disk may be cleared."
-MAX_LINE_BYTES = 65_536
+from haltwire_cli.child import Child, Running
+from haltwire_cli.notify import Notifier
+
+PATIENCE_S = 1.0
+"Whoever waits this long for the end is told what for."
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@dataclass(frozen=True, slots=True)
-class Child:
-    """How to start one process, and how long it may take to start and to stop."""
-
-    name: str
-    argv: tuple[str, ...]
-    instructions: Mapping[str, Any]
-    fds: tuple[int, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-    start_within_s: float = 30.0
-    stop_within_s: float = 3.0
-
-
 class ChildFailedError(Exception):
-    """Raised by `supervise` when a child cannot be started; the sentence names it."""
+    """Raised by `supervise` when a child cannot be started at first; the sentence names it."""
 
 
 async def supervise(
@@ -50,12 +33,21 @@ async def supervise(
     on_ready: Callable[[], None],
     on_stop: Callable[[], None],
     tell: Callable[[str], None],
+    notifier: Notifier | None = None,
 ) -> None:
     """Run the children until SIGINT, SIGTERM or SIGHUP; each stage is ready before the next one starts.
 
-    `on_ready` is called once, when all are ready; `on_stop` once, before the first child is stopped.
+    `on_ready` is called once, when all are ready; `on_stop` once, before the first child is stopped. Stages
+    stop one after the other, the last one first. systemd is told, when it asks in our environment. Runs in
+    the main thread: children end with the thread that has started them (see orphan.py).
     """
-    running = [[_Running(child, tell) for child in stage] for stage in stages]
+    service = notifier or Notifier.of(os.environ, os.getpid())
+
+    def say(sentence: str) -> None:
+        tell(sentence)
+        service.status(sentence)
+
+    running = [[Running(child, say) for child in stage] for stage in stages]
     every = [one for stage in running for one in stage]
     stop = asyncio.Event()
 
@@ -69,15 +61,23 @@ async def supervise(
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             loop.add_signal_handler(number, asked)
+    beating = loop.create_task(_beat(service, every), name="watchdog")
     try:
         if await _unless(stop, _start(running)):
             on_ready()
+            service.ready(f"{len(every)} processes run")
             await _unless(stop, _keep(every))
     finally:
-        on_stop()
         stop.set()
+        on_stop()
+        service.stopping("stopping", sum(_grace(stage) for stage in running))
         for stage in reversed(running):
-            await asyncio.gather(*(one.stop() for one in stage))
+            await _stop(stage, say)
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+        for one in every:
+            if one.child.port is not None:
+                one.child.port.end()
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
@@ -96,131 +96,38 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _start(stages: Sequence[Sequence[_Running]]) -> None:
+async def _start(stages: Sequence[Sequence[Running]]) -> None:
     for stage in stages:
         for problem in await asyncio.gather(*(one.start() for one in stage)):
             if problem:
                 raise ChildFailedError(problem)
 
 
-async def _keep(every: Sequence[_Running]) -> None:
-    problem: ChildFailedError | None = None
+async def _keep(every: Sequence[Running]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for one in every:
+            group.create_task(one.keep(), name=f"keep {one.child.name}")
+
+
+async def _stop(stage: Sequence[Running], say: Callable[[str], None]) -> None:
+    drain_s = max((one.child.drain_s for one in stage), default=0.0)
+    sentence = f"waiting up to {drain_s:g} s for what is under way; another signal stops it at once"
+    waiting = asyncio.get_running_loop().call_later(PATIENCE_S, say, sentence)
+    if not drain_s:
+        waiting.cancel()
     try:
-        async with asyncio.TaskGroup() as group:
-            for one in every:
-                group.create_task(one.keep(), name=f"keep {one.child.name}")
-    except* ChildFailedError as failed:
-        problem = next(e for e in failed.exceptions if isinstance(e, ChildFailedError))
-    if problem:
-        raise problem
+        await asyncio.gather(*(one.stop() for one in stage))
+    finally:
+        waiting.cancel()
 
 
-class _Running:
-    """One child, and the process that it is at the moment."""
-
-    def __init__(self, child: Child, tell: Callable[[str], None]) -> None:
-        self.child = child
-        self._tell = tell
-        self._process: asyncio.subprocess.Process | None = None
-        self._started = 0.0
-        self._drain: asyncio.Task[None] | None = None
-
-    async def start(self) -> str | None:
-        """Start the process and wait until it says that it is ready; otherwise the sentence that tells why not."""
-        self._started = time.monotonic()
-        try:
-            self._process = process = await asyncio.create_subprocess_exec(
-                *self.child.argv,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                pass_fds=self.child.fds,
-                env=dict(self.child.environment),
-                start_new_session=True,
-                limit=MAX_LINE_BYTES,
-            )
-        except OSError as error:
-            return f"{self.child.name} could not be started: {error}"
-        try:
-            async with asyncio.timeout(self.child.start_within_s):
-                ready = await self._handshake(process)
-        except TimeoutError:
-            problem = f"was not ready within {self.child.start_within_s:g} s"
-        else:
-            if ready:
-                self._drain = asyncio.get_running_loop().create_task(_discard(process))
-                return None
-            # Closing its stdout is not ending: a child that said no is not waited for either.
-            with suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), 1.0)
-            problem = f"ended before it was ready ({_ending(process.returncode)})"
-        self.kill()
-        await process.wait()
-        return f"{self.child.name} {problem}"
-
-    async def keep(self) -> None:
-        """Start it again whenever it ends; ChildFailedError when that fails too often in a row."""
-        delay, failed = FIRST_DELAY_S, 0
-        while self._process is not None:
-            code = await self._process.wait()
-            if time.monotonic() - self._started > STEADY_AFTER_S:
-                delay = FIRST_DELAY_S
-            problem: str | None = f"{self.child.name} ended ({_ending(code)})"
-            while problem:
-                self._tell(f"{problem}; starting it again in {delay:g} s")
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, LAST_DELAY_S)
-                problem = await self.start()
-                failed = failed + 1 if problem else 0
-                if problem and failed >= MAX_FAILED_STARTS:
-                    raise ChildFailedError(f"{problem}, {failed} times in a row")
-            self._tell(f"{self.child.name} is back")
-
-    async def stop(self) -> None:
-        """Ask it to end, wait for its grace, then end it."""
-        process = self._process
-        if process is not None and process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), self.child.stop_within_s)
-            except TimeoutError:
-                self._tell(f"{self.child.name} did not stop in time and was killed")
-                self.kill()
-                await process.wait()
-        if process is not None and process.stdin is not None:
-            process.stdin.close()
-        if self._drain is not None:
-            self._drain.cancel()
-            await asyncio.gather(self._drain, return_exceptions=True)
-
-    def kill(self) -> None:
-        """End it now."""
-        if self._process is not None and self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                self._process.kill()
-
-    async def _handshake(self, process: asyncio.subprocess.Process) -> bool:
-        if process.stdin is None or process.stdout is None:
-            return False
-        with suppress(ConnectionError):
-            process.stdin.write(json.dumps(self.child.instructions).encode() + b"\n")
-            await process.stdin.drain()
-        # Lines before the answer are a library's chatter, not ours.
-        while line := await process.stdout.readline():
-            with suppress(ValueError):
-                answer = json.loads(line)
-                if isinstance(answer, dict) and answer.get("ready") is True:
-                    return True
-        return False
+async def _beat(service: Notifier, every: Sequence[Running]) -> None:
+    """Tell the watchdog of systemd that we live, while every child that runs answers."""
+    while service.watchdog_s is not None:
+        if all(one.is_answering for one in every):
+            service.alive()
+        await asyncio.sleep(service.watchdog_s / 2)
 
 
-async def _discard(process: asyncio.subprocess.Process) -> None:
-    # A pipe that nobody reads fills up, and then the child stands still at its next print.
-    while process.stdout is not None and await process.stdout.read(MAX_LINE_BYTES):
-        pass
-
-
-def _ending(code: int | None) -> str:
-    if code is None:
-        return "still running"
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+def _grace(stage: Sequence[Running]) -> float:
+    return max((one.child.stops_within_s for one in stage), default=0.0)

@@ -44,7 +44,14 @@ def of_this_certificate(file: Path) -> ssl.SSLContext:
     return context
 
 
-def of_the_world(ca_file: Path | None) -> ssl.SSLContext:
+def of_this_authority(file: Path) -> ssl.SSLContext:
+    """Takes what the CAs in this file vouch for, on the dates that they say, and nothing else; OSError when there are none."""
+    context = _client()
+    context.load_verify_locations(cafile=str(file))
+    return context
+
+
+def of_the_world(ca_file: Path | None = None) -> ssl.SSLContext:
     """Takes what the system's roots vouch for, or this file's; Failure when it holds none."""
     context = _client()
     context.load_default_certs()

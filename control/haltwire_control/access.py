@@ -18,6 +18,7 @@ from haltwire_control.state import (
     Change,
     ConflictError,
     Key,
+    LongestLease,
     NewEvent,
     NotThereError,
     ProxyRecord,
@@ -119,6 +120,13 @@ def end_proxy(state: State, proxy: ProxyRecord, now: datetime) -> Change[None]:
         None,
         put=(replace(standing, gone_at=now),),
     )
+
+
+def note_lease(state: State, lease_ms: int) -> Change[None]:
+    """From now on leases as long as this may be granted: whoever comes after us has to wait for their end."""
+    if lease_ms <= state.longest_lease_ms:
+        return Change(state, None)
+    return Change(replace(state, longest_lease_ms=lease_ms), None, put=(LongestLease(lease_ms),))
 
 
 def lose_proxy(state: State, proxy_id: str, how: str, now: datetime) -> Change[None]:

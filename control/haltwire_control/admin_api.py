@@ -102,21 +102,26 @@ class AdminApi:
         service.sweep()
         head = service.state.revision
         peers = sorted(service.hub.peers, key=lambda peer: peer.record.proxy_id)
-        proxies = [_proxy_document(peer, head) for peer in peers if not peer.gone]
+        proxies = [
+            _proxy_document(peer, head, service.hub.left(peer)) for peer in peers if not peer.gone
+        ]
         return web.json_response({"ok": True, "revision": head, "proxies": proxies})
 
 
-def _proxy_document(peer: Peer, head: int) -> dict[str, Any]:
+def _proxy_document(peer: Peer, head: int, left_s: float) -> dict[str, Any]:
     record = peer.record
     connected = peer.outlet is not None
+    linked = "connected" if connected else "out_of_reach"
     return {
         "proxy_id": record.proxy_id,
         "host": record.host,
         "pid": record.pid,
         "version": record.version,
-        "state": "connected" if connected else "out_of_reach",
+        "state": "fenced" if peer.lapsed is not None else linked,
         "current": connected and peer.applied_revision >= head,
         "revision": peer.applied_revision if peer.applied_revision >= 0 else None,
+        "lease_left_ms": round(left_s * 1000, 3) if record.stops_when_stale else None,
+        "on_stale": record.on_stale,
         "connections": peer.connections,
         "first_seen_at": encode(record.first_seen_at),
         "connected_at": encode(peer.connected_at),

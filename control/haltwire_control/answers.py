@@ -79,7 +79,7 @@ class ProxyStateDocument(Answer):
     """How one proxy stands to a kill."""
 
     proxy_id: str
-    state: Literal["applied", "pending", "gone"]
+    state: Literal["applied", "fenced", "pending", "gone"]
     latency_ms: float | None
     connections_cut: int | None
     residual_bytes_max: int | None

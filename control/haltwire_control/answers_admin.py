@@ -104,15 +104,21 @@ class RevokedAnswer(Answer):
 
 
 class ProxyDocument(Answer):
-    """A proxy that may be passing traffic."""
+    """A proxy that may be passing traffic, or will when it has a lease again.
+
+    `fenced`: its last lease has certainly run out. `lease_left_ms`: until then, at most; null when it does
+    not stop beyond its lease.
+    """
 
     proxy_id: str
     host: str
     pid: int
     version: str
-    state: Literal["connected", "out_of_reach"]
+    state: Literal["connected", "out_of_reach", "fenced"]
     current: bool
     revision: int | None
+    lease_left_ms: float | None
+    on_stale: str
     connections: int
     first_seen_at: str
     connected_at: str | None

@@ -20,12 +20,15 @@ from haltwire_control.admin_api import AdminApi
 from haltwire_control.agents_api import AgentsApi
 from haltwire_control.api import Api
 from haltwire_control.auth import without_secrets
+from haltwire_control.authorities import Authorities
 from haltwire_control.calls import BODY_LIMIT, Gatekeeper, Route
+from haltwire_control.configured import Configured
 from haltwire_control.credentials import Credentials
 from haltwire_control.datadir import DATABASE, LEDGER, DataDirectory
 from haltwire_control.errors import ApiError, api_error
 from haltwire_control.events import EventsApi
 from haltwire_control.expiry import Expiry
+from haltwire_control.fencing import Fencing
 from haltwire_control.following import Following
 from haltwire_control.killing import Killing
 from haltwire_control.ledger_file import LedgerFile
@@ -59,6 +62,12 @@ class ControlConfig:
     proxy_url: str = ""
     proxy_anywhere: bool = False
     "Whether the proxy listens on every address of this machine."
+    addresses: tuple[str, ...] = ()
+    "Where other machines reach the listener: proxies let no agent go there."
+    tokens: tuple[tuple[str, str | None, str], ...] = ()
+    "Selector, TLS and digest of tokens that are to exist, as somebody else has made them."
+    admin_key: str = field(default="", repr=False)
+    "The secret of an admin's key that somebody else has made."
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     "What the listener speaks; None for plain HTTP."
     stop_fd: int = 0
@@ -111,9 +120,12 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
         ledger_file = store.reserve.opened(lambda: LedgerFile(ledger_path))
         stack.push_async_callback(ledger_file.close)
         service = Service(store, ledger_file.ledger, config.lease_ms)
+        service.hub.address = (tuple(config.addresses), _port(config.listen_fd))
         service.start()
+        await service.begin_leases()
         killing, credentials = Killing(service), Credentials(service)
         await killing.start()
+        await Configured(service).settle(directory, config.tokens, config.admin_key)
         await credentials.ensure_admin(directory)
         background = await stack.enter_async_context(asyncio.TaskGroup())
         tasks = [
@@ -121,11 +133,13 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
             for work, name in (
                 (service.run(), "housekeeping"),
                 (killing.proving.follow(), "complete receipts"),
+                (Fencing(service.hub).follow(), "end leases in time"),
                 (Expiry(service, killing).follow(), "end orders in time"),
                 (ledger_file.follow(), "write the ledger"),
             )
         ]
-        public = PublicApi(service, Following(service, config.lease_ms), directory)
+        authorities = Authorities(directory, has_proxy=bool(config.local_proxy_key))
+        public = PublicApi(service, Following(service, config.lease_ms), authorities)
         routes = route_table(
             AgentsApi(service),
             Api(service, killing),
@@ -153,6 +167,11 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
             await runner.cleanup()
             for task in tasks:
                 task.cancel()
+
+
+def _port(listen_fd: int) -> int:
+    with socket.socket(fileno=os.dup(listen_fd)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def _factory(runner: web.AppRunner) -> web.Server:

@@ -64,9 +64,11 @@ class Credentials:
         return Made(await self._create_key(name, role, secret, actor), secret)
 
     async def revoke_key(self, named: str, actor: Actor) -> Key:
-        """End a key, by id or name."""
+        """End a key, by id or name; a proxy that came with it loses its link, and with the lease its traffic."""
         step = partial(access.revoke_key, named=named, actor=actor, now=now())
-        return (await self._service.store.commit(step, urgent=True)).outcome
+        key = (await self._service.store.commit(step, urgent=True)).outcome
+        self._service.hub.drop_links("its key was revoked", key.key_id)
+        return key
 
     async def ensure_admin(self, directory: DataDirectory) -> None:
         """See to it that somebody can act: without any live admin key, make one and leave it in the data directory."""

@@ -10,11 +10,12 @@ from haltwire.wire.messages import Ack, Bye, Hello, Message, Renew, Report, Usag
 from haltwire.wire.selectors import Selector
 
 from haltwire_control import access
+from haltwire_control.authorities import is_certificate
 from haltwire_control.hub import Peer
 from haltwire_control.ledger import Instance
 from haltwire_control.link import Link
 from haltwire_control.service import Service, now
-from haltwire_control.state import SYSTEM, Actor, NewEvent, ProxyRecord
+from haltwire_control.state import SYSTEM, Actor, NewEvent, ProxyRecord, State
 from haltwire_control.store import StoreError
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,11 @@ class Following:
                 "%s is not let in: it says that it is proxy %s", actor.name, peer.record.proxy_id
             )
             return
+        if actor.actor_id is not None and not _is_live(actor.actor_id, service.state):
+            return  # revoked since it was shown: who comes later is refused at the door
         peer.key = key
+        if hello.authority is not None and is_certificate(hello.authority):
+            peer.authority = hello.authority
         if hello.epoch == service.state.epoch and hello.revision > service.state.revision:
             await self._begin_epoch(hello)
         service.hub.attach(peer, hello, link, service.state)
@@ -85,6 +90,8 @@ class Following:
             hello.started_ticks,
             hello.version,
             now(),
+            on_stale=hello.on_stale,
+            agent_residual_max=hello.agent_residual_max,
         )
         try:
             # The worker before this one often had the same name.
@@ -140,6 +147,10 @@ class Following:
             if event is not None:
                 events.append(event)
         service.note(*events)
+
+
+def _is_live(key_id: str, state: State) -> bool:
+    return any(key.key_id == key_id for key in state.keys.values())
 
 
 def seen_event(instance: Instance) -> NewEvent:

@@ -1,7 +1,8 @@
 """Who is connected, and what each proxy has proven to enforce.
 
 A proxy counts from the moment it is stored until it is seen to end, connected or not. What it has
-acknowledged stays true while its process lives: it lifts nothing without us.
+acknowledged stays true while its process lives: it lifts nothing without us. And without us it passes
+nothing: once the last of its leases is over, and until it has applied the head, it enforces every order.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from haltwire.wire.messages import Ack, Delta, Hello, Renew, Renewed, Report, Se
 from haltwire.wire.orders import DRAIN, HOLD
 
 from haltwire_control.bell import Bell
+from haltwire_control.leases import Lease, over_after
 from haltwire_control.presence import Machine, has_ended
 from haltwire_control.state import Order, Process, ProxyRecord, State
 
@@ -73,7 +75,12 @@ class Peer:
     outlet: Outlet | None = None
     key: str | None = None
     "Whose key it showed when it connected first: nobody else's may speak for it."
+    authority: str | None = None
+    "The CA that signs what it reads inside TLS, in PEM form."
     gone: bool = False
+    lease: Lease = field(default_factory=Lease)
+    lapsed: Moment | None = None
+    "When the last of its leases was certainly over; None while one may run."
     applied_revision: int = -1
     connected_at: datetime | None = None
     heard_at: datetime | None = None
@@ -110,13 +117,20 @@ class Hub:
         lease_ms: int,
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
+        steady: Callable[[], float],
     ) -> None:
         self.progress = Bell()
         "Rings when a receipt may have changed."
+        self.lease_ms = lease_ms
+        "What is granted from now on."
+        self._longest_ms = lease_ms
+        "The longest lease that any proxy may have, whoever granted it."
         self._here = here
-        self._lease_ms = lease_ms
         self._now = now
         self._monotonic = monotonic
+        self._steady = steady
+        self.address: tuple[tuple[str, ...], int | None] = ((), None)
+        "The addresses and the port where other machines reach us."
         self._peers: dict[Process, Peer] = {}
         self._in_force: dict[str, Order] = {}
         self._lifted_holds: dict[str, int] = {}
@@ -130,6 +144,7 @@ class Hub:
 
     def begin(self, state: State) -> None:
         """Take over a state as it was left."""
+        self._longest_ms = max(self.lease_ms, state.longest_lease_ms)
         self._in_force = {order.kill.kill_id: order for order in state.orders}
         for record in state.proxies.values():
             self.note(record)
@@ -142,7 +157,11 @@ class Hub:
                 peer.gone = True
         elif record.process not in self._peers:
             here = self._here.boot_id
-            self._peers[record.process] = Peer(record, bool(here) and record.boot_id == here)
+            # An earlier control server may have given it a lease a moment ago, before it stopped.
+            lease = Lease(self._steady() + over_after(self._longest_ms))
+            self._peers[record.process] = Peer(
+                record, bool(here) and record.boot_id == here, lease=lease
+            )
 
     def peers_of(self, records: Iterable[ProxyRecord]) -> tuple[Peer, ...]:
         """The peers behind these records; one that ended meanwhile is a peer that is gone."""
@@ -168,6 +187,9 @@ class Hub:
         peer.owes_ack = True
         missed = state.lifted if hello.epoch == state.epoch else ()
         peer.applied_revision = hello.revision if hello.epoch == state.epoch else -1
+        peer.lease.link()
+        peer.lease.sent(state.revision, self._steady())
+        peer.lease.applied(peer.applied_revision)
         if hello.epoch != state.epoch:
             peer.enforced.clear()
         else:
@@ -183,7 +205,7 @@ class Hub:
                     state.kills,
                     tuple(o.kill for o in missed if o.changed_revision > hello.revision),
                     tuple(token.rule for token in state.tokens.values()),
-                    Settings(self._lease_ms),
+                    Settings(self.lease_ms, *self.address),
                 )
             )
         )
@@ -194,17 +216,19 @@ class Hub:
         if peer.outlet is not outlet:
             return False
         peer.outlet = None
+        peer.lease.link()
         self.progress.ring()
         return True
 
     def publish(self, delta: Delta, changed: Iterable[Order]) -> None:
         """Push a change of these orders to every link, in this call."""
-        text = messages.dumps(delta)
+        text, clock = messages.dumps(delta), self._steady()
         self._in_force.update({o.kill.kill_id: o for o in changed if o.lifted is None})
         for kill_id in delta.lifted:
             self._lift(kill_id, delta.revision)
         for peer in self._peers.values():
             if peer.outlet is not None:
+                peer.lease.sent(delta.revision, clock)
                 peer.outlet.send(text)
             for kill_id in delta.lifted:
                 peer.enforced.pop(kill_id, None)
@@ -214,24 +238,51 @@ class Hub:
         news, self._news = self._news, set()
         return news
 
-    def drop_links(self, why: str) -> None:
-        """Close every link; whoever lives comes back for a snapshot."""
+    def drop_links(self, why: str, key: str | None = None) -> None:
+        """Close every link, or those opened with a key; whoever lives comes back for a snapshot, if it may."""
         for peer in self._peers.values():
-            if peer.outlet is not None:
+            if peer.outlet is not None and key in (None, peer.key):
                 peer.outlet.close(why)
 
     def renew(self, peer: Peer, asked: Renew, state: State) -> None:
-        """Answer with a lease on the head revision; who has not applied that gets nothing by it."""
-        now = self._now()
+        """Answer with a lease on the head revision; who has not applied that gets nothing by it.
+
+        A proxy that leaves unapplied what it was sent is not answered: a lease would only put off the
+        moment from which it certainly passes nothing.
+        """
+        now, clock = self._now(), self._steady()
         peer.heard_at = now
         peer.heard_clock(asked.now, now)
         self._applied(peer, asked.epoch, asked.revision, state)
-        if peer.outlet is not None:
-            peer.outlet.send(
-                messages.dumps(
-                    Renewed(asked.sent_at_boot, state.epoch, state.revision, self._lease_ms)
-                )
+        if peer.outlet is None or peer.lease.is_behind(clock, self.lease_ms):
+            return
+        peer.lease.grant(clock, self.lease_ms)
+        peer.lapsed = None
+        peer.outlet.send(
+            messages.dumps(Renewed(asked.sent_at_boot, state.epoch, state.revision, self.lease_ms))
+        )
+
+    def lapse(self) -> float:
+        """Note whose last lease is over by now; seconds until the next one can be."""
+        clock = self._steady()
+        ends = [clock + over_after(self.lease_ms)]
+        for peer in self._peers.values():
+            if peer.gone or peer.lapsed is not None or not peer.record.stops_when_stale:
+                continue
+            if peer.lease.left(clock) > 0:
+                ends.append(peer.lease.end)
+                continue
+            peer.lapsed = Moment(self._now(), self._monotonic())
+            log.warning(
+                "proxy %s has no lease any more: it is silent, or does not apply what it is sent",
+                peer.record.proxy_id,
             )
+            self.progress.ring()
+        return min(ends) - clock
+
+    def left(self, peer: Peer) -> float:
+        """Seconds for which a proxy may still pass traffic, at most, if its lease binds it."""
+        return peer.lease.left(self._steady())
 
     def acknowledge(self, peer: Peer, ack: Ack, state: State) -> None:
         """Note what a proxy enforces from now on."""
@@ -304,6 +355,7 @@ class Hub:
     def _applied(self, peer: Peer, epoch: str | None, revision: int, state: State) -> None:
         if epoch == state.epoch and revision > peer.applied_revision:
             peer.applied_revision = revision
+            peer.lease.applied(revision)
             self.progress.ring()
 
 

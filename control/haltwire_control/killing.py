@@ -12,6 +12,7 @@ from haltwire.wire.receipts import GONE, Receipt
 
 from haltwire_control import kills, lifetimes, notes, roster
 from haltwire_control.auth import new_id
+from haltwire_control.completing import UNFINISHED
 from haltwire_control.dry_run import rehearsal_of
 from haltwire_control.kills import Issue, Resume, Resumed
 from haltwire_control.lifetimes import Due
@@ -31,11 +32,16 @@ class Killing:
         self.proving = Proving(service)
 
     async def start(self) -> None:
-        """Take over what an earlier process left: what was confirmed, and drains that had not ended."""
+        """Take over what an earlier process left: what was confirmed, drains that had not ended, silent proxies."""
         for stored in await self._service.store.kills(lifted=False, limit=-1):
             self.proving.learn(stored)
-            if stored.order.kill.mode == DRAIN and stored.receipt is not None:
-                self._take_over(stored.order, stored.receipt)
+            order, receipt = stored.order, stored.receipt
+            if receipt is None or receipt.mode != order.kill.mode:
+                continue
+            if receipt.mode == DRAIN:
+                self._take_over(order, receipt)
+            elif any(proxy.state in UNFINISHED for proxy in receipt.proxies):
+                self._complete(order, receipt)
 
     async def kill(self, command: Issue, wait_s: float, arrived: float) -> Receipt:
         """Stop all that the selector matches; the receipt says who has proven it."""
@@ -160,6 +166,15 @@ class Killing:
         if receipt.halted_at is None and set(ended) == {*alive, *watch.earlier}:
             watch.request = replace(watch.request, revision=receipt.revision)
             self.proving.begin(watch)
+
+    def _complete(self, order: Order, receipt: Receipt) -> None:
+        """Follow the proxies that had not said that they enforce a cut or hold."""
+        watch = self._stopping(order, self._service.state, receipt.requested_at, None)
+        # A name passes to a later process only when the one before is seen to have ended.
+        alive = {peer.record.proxy_id for peer in watch.peers}
+        watch.earlier = tuple(p.proxy_id for p in receipt.proxies if p.proxy_id not in alive)
+        watch.before = receipt
+        self.proving.begin(watch)
 
     def _lifting(
         self, request: Request, resumed: Resumed, change: Change[Any], arrived: float

@@ -114,11 +114,17 @@ class _Now(Collector):
             value=self._facts.store_failures,
         )
         linked = [peer for peer in peers if peer.outlet is not None]
+        states = Counted(
+            "fenced" if peer.lapsed else "connected" if peer.outlet else "disconnected"
+            for peer in peers
+        )
         yield _labelled(
             GaugeMetricFamily(
-                "haltwire_proxies", "Proxies that may pass traffic.", labels=["state"]
+                "haltwire_proxies",
+                "Proxies that have not ended; a fenced one has no lease, linked or not.",
+                labels=["state"],
             ),
-            [("connected", len(linked)), ("disconnected", len(peers) - len(linked))],
+            [(state, states[state]) for state in ("connected", "disconnected", "fenced")],
         )
         yield _gauge(
             "connections",
@@ -131,9 +137,21 @@ class _Now(Collector):
         sums = self._totals.sums()
         for name, says in (
             ("requests", "Requests let through; a tunnel counts as one."),
-            ("leases_lost", "Leases that ran out at a proxy and cut live connections."),
+            (
+                "leases_lost",
+                "Leases that ran out at a proxy: what lived there stood still, or was cut.",
+            ),
+            (
+                "leases_overrun",
+                "Those of them beyond which a proxy passed traffic, as on_stale = keep wants it.",
+            ),
         ):
             yield CounterMetricFamily(f"haltwire_{name}", says, value=sums.get(name, 0))
+        yield CounterMetricFamily(
+            "haltwire_stale_seconds",
+            "Time that proxies were without a lease that they had had.",
+            value=sums.get("stale_ms", 0) / 1000,
+        )
         for family, label, kind, says in (
             ("refusals", "code", "refused.", "Refusals by code."),
             ("limits_hit", "limit", "limit.", "Times that a limit was come up against."),

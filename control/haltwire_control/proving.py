@@ -8,9 +8,10 @@ import time
 from dataclasses import replace
 
 from haltwire.wire.orders import HOLD
-from haltwire.wire.receipts import RUNNING, Receipt
+from haltwire.wire.receipts import FENCED, RUNNING, Receipt
 
 from haltwire_control import roster
+from haltwire_control.completing import completed
 from haltwire_control.receipts import RESUME, receipt_of
 from haltwire_control.resumed import resume_receipt_of
 from haltwire_control.service import Service, now
@@ -174,6 +175,8 @@ class Proving:
     def _receipt(self, watch: Watch) -> Receipt:
         self._update(watch)
         request, evidence = watch.request, watch.evidence()
+        if watch.before is not None:
+            return completed(watch.before, evidence)
         if request.mode != RESUME:
             return receipt_of(request, evidence, roster.known(self._service, request.selector))
         named = roster.named(self._service, request.selector)
@@ -253,6 +256,7 @@ def _confirmation(receipt: Receipt) -> NewEvent:
             "instances": receipt.matched.instances,
             "halted_at": receipt.halted_at,
             "halted_in_ms": receipt.halted_in_ms,
+            "fenced": [p.proxy_id for p in receipt.proxies if p.state == FENCED],
         }
         kind = "kill.confirmed"
     return NewEvent(kind, now(), SYSTEM, receipt.selector, receipt.reason, details, about)

@@ -8,8 +8,8 @@ from typing import Any
 from aiohttp import web
 from haltwire import __version__
 
+from haltwire_control.authorities import Authorities
 from haltwire_control.calls import Call
-from haltwire_control.datadir import DataDirectory
 from haltwire_control.errors import ApiError
 from haltwire_control.following import Following
 from haltwire_control.link import connect
@@ -27,10 +27,10 @@ MEASURED_FOR_S = 0.25
 class PublicApi:
     """The open routes, and the link."""
 
-    def __init__(self, service: Service, following: Following, directory: DataDirectory) -> None:
+    def __init__(self, service: Service, following: Following, authorities: Authorities) -> None:
         self._service = service
         self._following = following
-        self._directory = directory
+        self._authorities = authorities
         self._proven_at = self._measured_at = float("-inf")
         self._measured = b""
         self.document: dict[str, Any] = {}
@@ -66,12 +66,12 @@ class PublicApi:
         return web.Response(body=self._measured, headers={"Content-Type": CONTENT_TYPE})
 
     async def ca_certificate(self, _call: Call) -> web.Response:
-        """Our CA."""
-        return self._pem("ca.pem")
+        """The CAs of all proxies."""
+        return _pem(self._authorities.all(self._service.peers))
 
     async def ca_bundle(self, _call: Call) -> web.Response:
-        """The system's CAs and ours."""
-        return self._pem("ca-bundle.pem")
+        """The system's CAs, and those of all proxies."""
+        return _pem(self._authorities.bundle(self._service.peers))
 
     async def openapi(self, _call: Call) -> web.Response:
         """The routes that exist."""
@@ -86,11 +86,11 @@ class PublicApi:
             call.request, lambda link, hello: self._following.serve(link, hello, actor)
         )
 
-    def _pem(self, name: str) -> web.Response:
-        content = self._directory.read_public(name)
-        if content is None:
-            raise ApiError(404, "not_found", "there is no CA in the data directory")
-        return web.Response(body=content, content_type="application/x-pem-file")
+
+def _pem(content: bytes | None) -> web.Response:
+    if content is None:
+        raise ApiError(404, "not_found", "no proxy is connected, so there is no CA of one")
+    return web.Response(body=content, content_type="application/x-pem-file")
 
 
 def _not_ready(why: str) -> ApiError:

@@ -1,6 +1,7 @@
 """The receipt of a kill, put together from what proxies have proven and instances have said.
 
-It never says more than it knows: without an ack a proxy is pending, without a reading a count is None.
+It never says more than it knows: without an ack a proxy is pending, or fenced once it certainly has no
+lease, and without a reading a count is None.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from haltwire.wire.names import AgentRef
 from haltwire.wire.orders import DRAIN, HOLD, Kill, overlap
 from haltwire.wire.receipts import (
     APPLIED,
+    FENCED,
     PENDING,
     InstanceState,
     Matched,
@@ -47,6 +49,8 @@ class Evidence:
     halted_in_ms: float | None = None
     released: tuple[Report, ...] = ()
     "After a resume: the last word on the holds that it lifted."
+    agent_residual_max: int | None = None
+    "Of a fenced one: bytes that its kernel may still send for one agent, at most."
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +101,20 @@ class Known:
 def receipt_of(request: Request, evidence: Iterable[Evidence], known: Known) -> Receipt:
     """The receipt of a kill as of now."""
     evidence = tuple(evidence)
-    proxies = tuple(item.state for item in evidence)
-    applied = [item for item in evidence if item.state.state == APPLIED]
-    unread = any(item.report is None for item in applied)
-    pending = any(proxy.state == PENDING for proxy in proxies)
+    enforcing = [item for item in evidence if item.state.state in (APPLIED, FENCED)]
+    unread = any(item.report is None for item in enforcing)
+    pending = any(item.state.state == PENDING for item in evidence)
     instances = _instances(request.mode, evidence, known.instances, unread)
     if pending:
         instances = tuple(replace(instance, stopped_by=None) for instance in instances)
+    elif any(item.state.state == FENCED for item in evidence):
+        instances = tuple(map(_seen_in_part, instances))
     agents = known.agents | {AgentRef.parse(i.agent_uri) for i in instances}
+    proxies = tuple(state_in(item, len(agents)) for item in evidence)
     because = unconfirmed_because(proxies, instances, len(agents))
-    halts = [(i.halted_at, i.halted_in_ms) for i in applied if i.halted_at is not None]
-    halted = bool(applied) and not pending and len(halts) == len(applied)
+    # Who has ended without a word may have passed something until then.
+    halts = [(i.halted_at, i.halted_in_ms) for i in evidence if i.halted_at is not None]
+    halted = bool(enforcing) and not pending and all(i.halted_at for i in enforcing)
     return Receipt(
         ok=request.durable,
         kill_id=request.kill_id,
@@ -160,6 +167,26 @@ def applied_state(
         return replace(state, connections_live=report.live, residual_bytes_max=residual)
     held = sum(i.connections_held for i in report.instances)
     return replace(state, connections_held=held, residual_bytes_max=report.residual_bytes_max)
+
+
+def state_in(evidence: Evidence, agents: int) -> ProxyState:
+    """A proxy's state in a receipt: what a fenced one may still send grows with the agents that are matched."""
+    most = evidence.agent_residual_max
+    if evidence.state.state != FENCED or most is None or agents == 0:
+        return evidence.state
+    return replace(evidence.state, residual_bytes_max=most * agents)
+
+
+def _seen_in_part(instance: InstanceState) -> InstanceState:
+    """What the other proxies know of an instance, when one is fenced: that there was more is not known, nor that there was none."""
+    return replace(
+        instance,
+        connections_cut=instance.connections_cut or None,
+        connections_live=instance.connections_live or None,
+        connections_held=instance.connections_held or None,
+        lost_while_held=instance.lost_while_held or None,
+        last_byte_at=None,
+    )
 
 
 def is_escapable(selector: Selector, tokens: Iterable[Selector]) -> bool:

@@ -20,6 +20,7 @@ from haltwire_control.audit import EventRow
 from haltwire_control.state import (
     Key,
     Lifting,
+    LongestLease,
     Note,
     Order,
     ProxyRecord,
@@ -123,6 +124,14 @@ def m002_modes(db: Database) -> None:
         )
 
 
+@migrations()
+def m003_leases(db: Database) -> None:
+    """What a proxy does beyond its lease, and how much its kernel may still send then."""
+    proxies = db.table("proxies")
+    proxies.add_column("on_stale", str, not_null_default="hold")
+    proxies.add_column("agent_residual_max", int)
+
+
 EVENT_COLUMNS = ", ".join(field.name for field in fields(EventRow))
 INSERT_EVENT = (
     f"INSERT INTO events ({EVENT_COLUMNS}) VALUES ({', '.join('?' for _ in fields(EventRow))})"  # noqa: S608 - our names
@@ -134,6 +143,7 @@ _TABLES: dict[type[Record], str] = {
     ProxyRecord: "proxies",
     Note: "notes",
 }
+_LONGEST_LEASE = "longest_lease_ms"
 _LIVE_ONLY = {"tokens": "revoked_at", "keys": "revoked_at", "proxies": "gone_at"}
 
 
@@ -146,6 +156,8 @@ def write(connection: sqlite3.Connection, record: Record) -> None:
     elif isinstance(record, StoredResume):
         table = "resumes"
         row = {"revision": record.revision, "receipt": _text_of(record.receipt)}
+    elif isinstance(record, LongestLease):
+        table, row = "meta", {"name": _LONGEST_LEASE, "value": str(record.lease_ms)}
     elif isinstance(record, Order):
         table, row = "orders", _row_of_order(record)
     else:
@@ -202,6 +214,7 @@ def load_state(connection: sqlite3.Connection, lifted_remembered: int) -> State:
         {token.digest: token for token in _live(connection, Token)},
         {key.digest: key for key in _live(connection, Key)},
         {proxy.proxy_id: proxy for proxy in _live(connection, ProxyRecord)},
+        int(meta.get(_LONGEST_LEASE, 0)),
     )
 
 

@@ -54,7 +54,7 @@ class Service:
     def __init__(self, store: Store, ledger: Ledger, lease_ms: int) -> None:
         self.store = store
         self.ledger = ledger
-        self.hub = Hub(this_machine(), lease_ms, now, time.monotonic)
+        self.hub = Hub(this_machine(), lease_ms, now, time.monotonic, steady)
         self.metrics = Metrics(self)
         self.mismatches = Mismatches()
         self.events = Bell()
@@ -101,6 +101,22 @@ class Service:
         self.hub.begin(self.state)
         self.deadlines.begin(self.state.orders, now(), steady())
         self.ledger.end_proxies(peer.usage_key for peer in self.hub.peers)
+
+    async def begin_leases(self) -> None:
+        """Have it stored how long a lease may be, before one is granted.
+
+        With a store that takes nothing, none is longer than those before; StoreError when there were none.
+        """
+        wanted, longest = self.hub.lease_ms, self.state.longest_lease_ms
+        if wanted <= longest:
+            return
+        try:
+            await self.store.commit(partial(access.note_lease, lease_ms=wanted), urgent=True)
+        except StoreError as error:
+            if not longest:
+                raise
+            log.error("leases stay at %d ms instead of %d: %s", longest, wanted, error)
+            self.hub.lease_ms = longest
 
     def committed(self, change: Change[Any], durable: bool) -> None:
         """A change holds: swap, push, tell."""

@@ -6,8 +6,9 @@ Each question has its own connection and sees one state of the file, however lon
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -53,6 +54,13 @@ class SqliteReader:
         """Orders in force, or all of them, newest first."""
         where = "" if lifted else "WHERE lifted_at IS NULL"
         return await self._kills(f"{where} ORDER BY revision DESC LIMIT ?", (limit,))
+
+    async def revoked(self, digests: Collection[str]) -> frozenset[str]:
+        """Those of these digests whose token or key was revoked."""
+        wanted = json.dumps(sorted(digests))
+        return await self._read(
+            lambda c: frozenset(row[0] for row in c.execute(_REVOKED, (wanted, wanted)))
+        )
 
     def close_readers(self) -> None:
         """End the threads."""
@@ -122,6 +130,12 @@ def _story(connection: sqlite3.Connection, kill_id: str) -> KillStory | None:
 _FIRST_AND_LATEST = (
     "SELECT min({number}) FROM {table} WHERE kill_id = :kill_id UNION SELECT * FROM "
     "(SELECT {number} FROM {table} WHERE kill_id = :kill_id ORDER BY {number} DESC LIMIT :most)"
+)
+
+
+_REVOKED = " UNION ".join(
+    f"SELECT digest FROM {table} WHERE revoked_at IS NOT NULL AND digest IN (SELECT value FROM json_each(?))"  # noqa: S608 - our names
+    for table in ("tokens", "keys")
 )
 
 

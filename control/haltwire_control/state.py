@@ -16,6 +16,9 @@ from haltwire.wire.orders import Kill
 from haltwire.wire.receipts import Receipt
 from haltwire.wire.selectors import Selector
 
+HOLDS, REFUSES = "hold", "refuse"
+"What a proxy may do beyond its lease so that nothing passes there."
+
 type Process = tuple[str, str, str, int, int]
 "Host, boot, pid namespace, pid, start time."
 
@@ -95,11 +98,27 @@ class ProxyRecord:
     version: str
     first_seen_at: datetime
     gone_at: datetime | None = None
+    on_stale: str = HOLDS
+    "What it does beyond its lease."
+    agent_residual_max: int | None = None
+    "Bytes of one agent that its kernel may still send when it stands still, at most; None when it did not say."
 
     @property
     def process(self) -> Process:
         """What tells this process from every other one."""
         return self.host, self.boot_id, self.pid_namespace, self.pid, self.started_ticks
+
+    @property
+    def stops_when_stale(self) -> bool:
+        """Whether it certainly passes nothing beyond its lease; a word that we do not know promises nothing."""
+        return self.on_stale in (HOLDS, REFUSES)
+
+
+@dataclass(frozen=True, slots=True)
+class LongestLease:
+    """Longer than any lease that was ever granted, or as long: on disk before the first such grant."""
+
+    lease_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +156,8 @@ class Actor:
 
 
 SYSTEM = Actor("system:control")
+CONFIGURATION = Actor("system:config")
+"Makes what a machine was set up with."
 EXPIRY = Actor("system:expiry")
 "Lifts orders whose time is over."
 HOLD_LIMIT = Actor("system:hold-limit")
@@ -174,6 +195,8 @@ class State:
     "Live keys by digest."
     proxies: Mapping[str, ProxyRecord] = field(default_factory=dict)
     "Proxies not seen to end, by id."
+    longest_lease_ms: int = 0
+    "The longest one that any control server of this store may have granted."
     volatile: frozenset[str] = frozenset()
     "Ids of orders in force that the store has not taken yet."
 
@@ -183,7 +206,7 @@ class State:
         return tuple(order.kill for order in self.orders)
 
 
-Record = Order | Token | Key | ProxyRecord | StoredReceipt | StoredResume | Note
+Record = Order | Token | Key | ProxyRecord | LongestLease | StoredReceipt | StoredResume | Note
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ and the commit. What a caller is told has happened is on disk, or is said not to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -120,6 +120,9 @@ class Store(Protocol):
 
     async def kills(self, lifted: bool, limit: int) -> list[StoredKill]:
         """Orders in force, or all of them, newest first; a limit of -1 is none."""
+
+    async def revoked(self, digests: Collection[str]) -> frozenset[str]:
+        """Those of these digests whose token or key was revoked."""
 
     async def probe(self) -> None:
         """Try a write that changes nothing. Raises StoreError."""

@@ -9,7 +9,7 @@ from datetime import datetime
 from haltwire.wire.messages import Report
 from haltwire.wire.names import AgentRef
 from haltwire.wire.orders import DRAIN, HOLD
-from haltwire.wire.receipts import GONE, PENDING, ProxyState
+from haltwire.wire.receipts import FENCED, GONE, PENDING, ProxyState, Receipt
 
 from haltwire_control.hub import Enforcement, Moment, Peer
 from haltwire_control.receipts import RESUME, Evidence, Request, applied_state
@@ -33,6 +33,8 @@ class Watch:
     "Of what its receipt is about; none when there is nothing that it could be kept with."
     earlier: tuple[str, ...] = ()
     "Proxies that have ended since an earlier process watched."
+    before: Receipt | None = None
+    "What an earlier process knew of a cut or hold; this one completes it."
     told: bool = False
     "Whether its confirmation is in the audit log, or never will be."
     answering: bool = False
@@ -47,19 +49,28 @@ class Watch:
     states: dict[tuple[AgentRef, str], str] = field(default_factory=dict)
     "Of a resume: how each instance was when last looked at."
     _proofs: dict[Peer, Enforcement] = field(default_factory=dict)
+    _fences: dict[Peer, Moment] = field(default_factory=dict)
+    "From when on silent proxies certainly passed nothing: without a lease, or with one on the head alone."
     _ends: dict[Peer, Moment] = field(default_factory=dict)
-    "When proxies that were draining were seen to be gone."
+    "When proxies were seen to be gone."
+    _began: Moment | None = None
+    "The first look, which is after the commit."
     _let_go: dict[Peer, Mapping[str, Report]] = field(default_factory=dict)
     "Of a resume: the proxies' last word on the holds that it lifted."
 
     def look(self, now: Callable[[], datetime], monotonic: float) -> None:
-        """Take in what proxies have acknowledged since the last look."""
+        """Take in what has become of the proxies since the last look."""
+        seen = Moment(now(), monotonic)
+        self._began = self._began or seen
         for peer in self.peers:
-            proof = self._proof(peer, now, monotonic)
+            proof = self._proof(peer, seen)
             if proof is not None:
                 self._proofs[peer] = proof
-            if self.request.mode == DRAIN and peer.gone and peer not in self._ends:
-                self._ends[peer] = Moment(now(), monotonic)
+            elif peer.lapsed is not None and self.request.mode != RESUME:
+                # Whoever had no lease when the order was committed has passed nothing since.
+                self._fences.setdefault(peer, _later(peer.lapsed, self._began))
+            if peer.gone:
+                self._ends.setdefault(peer, seen)
             released = peer.released.get(self.needed_revision)
             if released is not None and self.request.mode == RESUME:
                 self._let_go[peer] = released
@@ -77,26 +88,35 @@ class Watch:
     def evidence(self) -> tuple[Evidence, ...]:
         """What each proxy has proven, as of the last look."""
         ended = (Evidence(ProxyState(name, GONE)) for name in self.earlier)
-        return (*ended, *map(self._evidence, self.peers))
+        return (
+            *(self._halted(one, self._began) for one in ended),
+            *map(self._evidence, self.peers),
+        )
 
     @property
     def is_pending(self) -> bool:
-        """Whether some proxy has neither acknowledged nor ended."""
-        return any(peer not in self._proofs and not peer.gone for peer in self.peers)
+        """Whether some proxy may pass what the order stops: it has not proven the order, lives, and may have a lease."""
+        return any(self._is_pending(peer) for peer in self.peers)
 
     @property
     def is_complete(self) -> bool:
-        """Whether all that a receipt needs has come in; a hold's may still change."""
-        return not self.is_pending and all(
-            self._is_told(peer, proof) for peer, proof in self._proofs.items()
+        """Whether all that a receipt needs has come in; a hold's may still change, and who is fenced may come back."""
+        return all(
+            self._is_told(peer, self._proofs[peer]) if peer in self._proofs else peer in self._ends
+            for peer in self.peers
         )
 
     @property
     def is_behind(self) -> bool:
-        """Whether an earlier process knew more: some proxy has not come back to this one with its report."""
-        return self.arrived is None and any(
-            peer not in self._proofs or (self._proofs[peer].report is None and not peer.gone)
-            for peer in self.peers
+        """Whether an earlier process knew more of a drain: some proxy has not come back with its report."""
+        return (
+            self.arrived is None
+            and self.before is None
+            and any(
+                peer not in self._proofs
+                or (self._proofs[peer].report is None and peer not in self._ends)
+                for peer in self.peers
+            )
         )
 
     @property
@@ -114,13 +134,14 @@ class Watch:
         """How long details are waited for, on the monotonic clock."""
         return max(self.proven_at, self.arrived or 0.0) + REPORTS_WITHIN_S
 
-    def _proof(
-        self, peer: Peer, now: Callable[[], datetime], monotonic: float
-    ) -> Enforcement | None:
+    def _is_pending(self, peer: Peer) -> bool:
+        return not (peer in self._proofs or peer in self._fences or peer in self._ends)
+
+    def _proof(self, peer: Peer, seen: Moment) -> Enforcement | None:
         if self.request.mode == RESUME:
             if peer in self._proofs or peer.applied_revision < self.needed_revision:
                 return None
-            return Enforcement(peer.applied_revision, now(), monotonic, None)
+            return Enforcement(peer.applied_revision, seen.at, seen.monotonic, None)
         proof = peer.enforced.get(self.request.kill_id or "")
         return proof if proof is not None and proof.revision >= self.needed_revision else None
 
@@ -129,11 +150,11 @@ class Watch:
         if self.request.mode == RESUME:
             release = self.request.release
             holds = release.holds if release else frozenset()
-            return peer.gone or len(self._released(peer)) >= len(holds)
+            return peer in self._ends or len(self._released(peer)) >= len(holds)
         if self.request.mode == DRAIN:
             return self._end_of(peer, proof) is not None
         if self.request.mode == HOLD:
-            return peer.gone or proof.report is not None
+            return peer in self._ends or proof.report is not None
         # What a proxy said in a hello comes without details.
         return proof.report is not None or proof.connections_cut is None
 
@@ -141,32 +162,45 @@ class Watch:
         name, mode = peer.record.proxy_id, self.request.mode
         proof = self._proofs.get(peer)
         if proof is None:
-            return Evidence(ProxyState(name, GONE if peer.gone else PENDING))
+            return self._without_proof(peer)
         latency_ms = self._since_arrival(proof.at_monotonic)
         if mode == RESUME:
             released = self._released(peer)
             state = released_state(name, latency_ms, released)
             return Evidence(state, proof.at, released=released)
         end, report = self._end_of(peer, proof), proof.report
-        if report is not None and peer in self._ends:
+        if report is not None and mode == DRAIN and peer in self._ends:
             report = _ended(report)
         state = applied_state(
             mode, name, latency_ms, proof.connections_cut, report, proof.ended is not None
         )
-        return Evidence(
-            state,
-            proof.at,
-            report,
-            peer.clock_offset,
-            end.at if end else None,
-            self._since_arrival(end.monotonic) if end else None,
-        )
+        return self._halted(Evidence(state, proof.at, report, peer.clock_offset), end)
+
+    def _without_proof(self, peer: Peer) -> Evidence:
+        """Of a proxy that has said nothing of the order."""
+        name, end = peer.record.proxy_id, self._ends.get(peer)
+        fence = self._fences.get(peer)
+        # When it wakes, what a drain lets finish goes on there: without a lease it has not ended.
+        halted = None if self.request.mode == DRAIN else fence
+        if end is not None:
+            return self._halted(Evidence(ProxyState(name, GONE)), halted or end)
+        if fence is None:
+            return Evidence(ProxyState(name, PENDING))
+        state = ProxyState(name, FENCED, self._since_arrival(fence.monotonic))
+        fenced = Evidence(state, agent_residual_max=peer.record.agent_residual_max)
+        return self._halted(fenced, halted)
+
+    def _halted(self, evidence: Evidence, since: Moment | None) -> Evidence:
+        if since is None:
+            return evidence
+        took_ms = self._since_arrival(since.monotonic)
+        return replace(evidence, halted_at=since.at, halted_in_ms=took_ms)
 
     def _end_of(self, peer: Peer, proof: Enforcement) -> Moment | None:
-        """From when on nothing moved there: with its ack, or when the last connection of a drain ended."""
+        """From when on nothing moved there: with its ack, without a lease, or when all that drained had ended."""
         if self.request.mode == DRAIN:
             return proof.ended or self._ends.get(peer)
-        return Moment(proof.at, proof.at_monotonic)
+        return self._fences.get(peer) or Moment(proof.at, proof.at_monotonic)
 
     def _released(self, peer: Peer) -> tuple[Report, ...]:
         return tuple(self._let_go.get(peer, {}).values())
@@ -175,6 +209,10 @@ class Watch:
         if self.arrived is None:
             return None
         return round(max(0.0, monotonic - self.arrived) * 1000, 3)
+
+
+def _later(one: Moment, other: Moment) -> Moment:
+    return max(one, other, key=lambda moment: moment.monotonic)
 
 
 def _ended(report: Report) -> Report:

@@ -91,6 +91,8 @@ class Addon:
     def __init__(self, enforcer: Enforcer, agent_api: AgentApi) -> None:
         self._enforcer = enforcer
         self._agent_api = agent_api
+        self.leaving = False
+        "Whether this worker stops: a client is told to send its next request elsewhere."
 
     def requestheaders(self, flow: http.HTTPFlow) -> Coroutine[None, None, None] | None:
         """A request head has been read; nothing has gone upstream. Setting a refusal ends it here.
@@ -133,6 +135,8 @@ class Addon:
             exchange.answered_at = self._enforcer.now()
             flow.response.stream = self._answering(exchange)
             flow.response.headers.pop("alt-svc", None)  # HTTP/3 would go around us
+            if self.leaving and flow.request.http_version.startswith("HTTP/1"):
+                flow.response.headers["connection"] = "close"
 
     def response(self, flow: http.HTTPFlow) -> None:
         """The whole response has been read. Its request, or it itself, may still be on its way."""

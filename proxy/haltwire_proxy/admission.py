@@ -12,6 +12,7 @@ from haltwire.wire.refusals import Refusal
 
 from haltwire_proxy.agent_api import HOST as AGENT_API_HOST
 from haltwire_proxy.destinations import parse_authority
+from haltwire_proxy.enforcer import NO_WORD
 from haltwire_proxy.head import Head
 from haltwire_proxy.identity import Identity, identify
 from haltwire_proxy.one_authority import ANOTHER_HOST, names_another
@@ -35,6 +36,10 @@ class Admitted:
         return self.host == AGENT_API_HOST
 
 
+class Early:
+    """A head that came before it is known here who may pass. It is judged when that is known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Turned:
     """A head that is refused."""
@@ -45,12 +50,13 @@ class Turned:
     "Whether it is they that did not fit: such a client may be let try again, and may be guessing."
 
 
-def admit(services: Services, head: Head, peer: str) -> Admitted | Turned:
+def admit(services: Services, head: Head, peer: str) -> Admitted | Turned | Early:
     """Judge the first head of a client connection; `peer` is the client's address."""
     enforcer = services.enforcer
     tokens = enforcer.tokens
     if tokens is None:
-        return Turned(Refusal("enforcement_unknown", "The proxy has no word yet on who may pass."))
+        enforcer.lease.look()
+        return Early() if enforcer.lease.waits else Turned(NO_WORD)
     identity = identify(head.headers, tokens, peer)
     if isinstance(identity, Refusal):
         return Turned(identity, of_credentials=True)

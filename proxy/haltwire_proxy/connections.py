@@ -24,7 +24,7 @@ from haltwire_proxy.tally import Tallies, Tally
 
 log = logging.getLogger(__name__)
 LOOKED_AT = 500
-"Held connections that one look asks the kernel about: the loop has kills to apply."
+"Frozen connections that one look asks the kernel about: the loop has kills to apply."
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +50,8 @@ class Connection:
     severed: bool = False
     held: bool = False
     "Whether an order has frozen it."
+    stale: bool = False
+    "Whether the end of the lease has frozen it, which is no order's doing."
     lost: bool = False
     "While held: whether a peer has given up and that is counted, or had ended before."
     draining: bool = False
@@ -61,6 +63,11 @@ class Connection:
     dials: dict[asyncio.Task[None], bool] = field(default_factory=dict)
     "Tasks that a freeze interrupts, and whether it has: what they were opening is opened anew afterwards."
     on_freeze: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it stands still, for whatever reason."""
+        return self.held or self.stale
 
     def begin(self, exchange: Exchange) -> None:
         """A request is under way."""
@@ -123,7 +130,9 @@ class Connections:
         self._numbers = itertools.count(1)
         self.count = 0
         self.held: dict[Connection, None] = {}
-        "The frozen ones, in the order in which they were frozen."
+        "Those that orders have frozen, in the order in which they were frozen."
+        self.stale: dict[Connection, None] = {}
+        "Those that the end of the lease has frozen."
         self._to_look_at: list[Connection] = []
         self.on_lost: Callable[[Connection], None] = lambda _: None
         "Called when a peer of a held connection gives up."
@@ -157,6 +166,7 @@ class Connections:
         connection.tally.last_seen_at = self._now()
         self.count -= 1
         self._tallies.touch(connection.tally)
+        self.stale.pop(connection, None)
         if connection in self.held:
             del self.held[connection]
             if not connection.severed:
@@ -192,7 +202,7 @@ class Connections:
         return cuts
 
     def freeze(self, connections: Iterable[Connection]) -> None:
-        """Stop them where they stand. A side that cannot be frozen is cut with its connection."""
+        """An order stops them where they stand. A side that cannot be frozen is cut with its connection."""
         for connection in connections:
             if connection.held or connection.severed:
                 continue
@@ -201,13 +211,26 @@ class Connections:
                 self.held[connection] = None
                 connection.residual = _residual(connection)
                 connection.lost = peers_left(connection)
-                for side in _moving_sides(connection):
-                    side.freeze()
-                for drop in tuple(connection.on_freeze):
-                    drop()
-                for task in connection.dials:
-                    connection.dials[task] = True
-                    task.cancel()
+                if not connection.stale:
+                    _stop(connection)
+                    _drop_unused(connection)
+            except Exception:
+                log.exception("a connection could not be frozen: it is cut")
+                self.cut([connection])
+
+    def freeze_stale(self, connections: Iterable[Connection]) -> None:
+        """The same at the end of the lease, which may be found out in the midst of anything, also of a write."""
+        for connection in connections:
+            if connection.stale or connection.severed:
+                continue
+            try:
+                connection.stale = True
+                self.stale[connection] = None
+                if connection.held:
+                    continue
+                _stop(connection)
+                if connection.on_freeze:
+                    asyncio.get_running_loop().call_soon(_drop_unused, connection)
             except Exception:
                 log.exception("a connection could not be frozen: it is cut")
                 self.cut([connection])
@@ -223,22 +246,41 @@ class Connections:
                 self.held.pop(connection, None)
                 connection.held = connection.lost = False
                 connection.residual = 0
-                for side in (*connection.upstreams, connection.client):
-                    side.thaw()
-                ask_again(connection)
+                self._go_on(connection)
             except Exception:
                 log.exception("a connection could not go on: it is cut")
                 self.cut([connection])
 
+    def thaw_stale(self, connections: Iterable[Connection]) -> None:
+        """The same for those that the end of the lease has frozen; what an order holds stays held."""
+        for connection in connections:
+            if not connection.stale or connection.severed:
+                continue
+            try:
+                self.stale.pop(connection, None)
+                connection.stale = False
+                self._go_on(connection)
+            except Exception:
+                log.exception("a connection could not go on: it is cut")
+                self.cut([connection])
+
+    @staticmethod
+    def _go_on(connection: Connection) -> None:
+        for side in (*connection.upstreams, connection.client):
+            if connection.frozen:  # for another reason, or again: the lease may end within a write
+                break
+            side.thaw()
+        ask_again(connection)
+
     def look_for_lost(self) -> None:
-        """Notice which peers of held connections have given up: nothing is read from them that would tell.
+        """Notice which peers of frozen connections have given up: nothing is read from them that would tell.
 
         A call looks at a bounded number of them; the next one goes on from there.
         """
         if not self._to_look_at:
-            self._to_look_at = list(self.held)
+            self._to_look_at = list({**self.held, **self.stale})
         for connection in self._to_look_at[:LOOKED_AT]:
-            if not connection.held or connection.severed:
+            if not connection.frozen or connection.severed:
                 continue
             if client_left(connection):
                 self.abandon(connection)
@@ -247,7 +289,7 @@ class Connections:
         del self._to_look_at[:LOOKED_AT]
 
     def abandon(self, connection: Connection) -> None:
-        """The client of a held connection has gone: nobody is there to get an answer, now or later."""
+        """The client of a frozen connection has gone: nobody is there to get an answer, now or later."""
         if not connection.severed:
             self._lose(connection)
             connection.severed = True
@@ -268,7 +310,9 @@ class Connections:
                 log.exception("a connection that was cut could not be forgotten")
 
     def _lose(self, connection: Connection) -> None:
-        if not connection.lost and (connection.is_busy or connection.waiters):
+        if not connection.held or connection.lost:
+            return
+        if connection.is_busy or connection.waiters:
             connection.lost = True
             self.on_lost(connection)
 
@@ -303,6 +347,20 @@ def _moving_sides(connection: Connection) -> list[Side]:
     # A client of which nothing is under way may still shake hands and send a request, which then waits.
     client = [connection.client] if connection.is_busy else []
     return [*connection.upstreams, *client]
+
+
+def _stop(connection: Connection) -> None:
+    for side in _moving_sides(connection):
+        side.freeze()
+    for task in connection.dials:
+        connection.dials[task] = True
+        task.cancel()
+
+
+def _drop_unused(connection: Connection) -> None:
+    if connection.frozen and not connection.severed:
+        for drop in tuple(connection.on_freeze):
+            drop()
 
 
 def _residual(connection: Connection) -> int:

@@ -33,6 +33,7 @@ from haltwire.wire.names import AgentRef
 from haltwire.wire.refusals import Refusal
 
 from haltwire_proxy import sever
+from haltwire_proxy.control_host import ControlHost
 from haltwire_proxy.lookups import Lookups, Resolve, SocketAddress
 from haltwire_proxy.own_host import is_local
 
@@ -153,7 +154,9 @@ class Rules:
     allow_to: tuple[Network, ...] = ()
     "Ranges that are reached nevertheless. Never metadata, never our own listeners."
     own: tuple[tuple[str, int], ...] = ()
-    "Our own listeners, and the control server, by host and port."
+    "Our own listeners, by host and port."
+    control: ControlHost | None = None
+    "The control server, which may be on another machine."
     connect_ports: tuple[int, ...] = ()
     "Ports that CONNECT reaches besides 80 and 443. On loopback, when there are none, it reaches all."
 
@@ -183,7 +186,7 @@ class Rules:
 
     def check_name(self, host: str, port: int, *, connect: bool) -> Refusal | None:
         """Judge what can be judged before a look-up: the names of our own listeners, and the port."""
-        if (host, port) in self.own:
+        if (host, port) in self.own or (self.control and self.control.is_named(host, port)):
             return _denied(host, _OWN)
         limited = self.beyond_loopback or (connect and self.connect_ports)
         if not limited or port in _PORTS or port in self.connect_ports:
@@ -198,7 +201,9 @@ class Rules:
     def _is_own(self, address: Address, port: int) -> bool:
         # By port on every address of this host, since a listener on 0.0.0.0 has them all.
         hosts = {host for host, own_port in self.own if own_port == port}
-        return bool(hosts) and (str(address) in hosts or is_local(address))
+        if hosts and (str(address) in hosts or is_local(address)):
+            return True
+        return self.control is not None and self.control.is_at(address, port)
 
 
 class Dialer:

@@ -15,7 +15,7 @@ from typing import cast
 from haltwire.wire.refusals import Refusal
 
 from haltwire_proxy import overload, sever
-from haltwire_proxy.admission import Admitted, Turned, admit
+from haltwire_proxy.admission import Admitted, Early, Turned, admit
 from haltwire_proxy.agent_api import HOST as AGENT_API_HOST
 from haltwire_proxy.clienthello import Greeting
 from haltwire_proxy.connections import Connection
@@ -156,6 +156,12 @@ class Door(asyncio.Protocol):
         services = self._services
         self._is_head = head.method == "HEAD"
         asked = admit(services, head, self._peer)
+        if isinstance(asked, Early):
+            self._on_data = self._hold_early
+            self._hold_early()
+            waiting = self._admit_late(head, raw)
+            self._task = asyncio.get_running_loop().create_task(waiting, name="wait for a word")
+            return None
         if isinstance(asked, Turned):
             if asked.of_credentials:
                 return self._reject(asked.refusal, head)
@@ -177,6 +183,14 @@ class Door(asyncio.Protocol):
         self._task = loop.create_task(self._open(connection, host, port), name=f"dial {host}")
         connection.tasks.append(self._task)
         return None
+
+    async def _admit_late(self, head: Head, raw: bytes) -> None:
+        with FailClosed("a late head failed", self._fail):
+            await self._services.enforcer.lease.first_word()
+            if self._on_data is not None and self._transport is not None:  # else it made way
+                self._task, self._on_data = None, self._read_head
+                self._transport.resume_reading()
+                self._admit(head, raw)
 
     def _hand_over(
         self, connection: Connection, destination: tuple[str, int] | None, raw: bytes
@@ -216,7 +230,8 @@ class Door(asyncio.Protocol):
         enforcer = services.enforcer
 
         def ended() -> None:
-            enforcer.connections.forget(connection)
+            if connection.upstreams:  # else it goes on without this one, and kills must find it
+                enforcer.connections.forget(connection)
 
         def opened() -> None:
             self._join(connection, up, down)

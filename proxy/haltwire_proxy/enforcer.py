@@ -21,9 +21,11 @@ from haltwire_proxy.connections import Connection, Connections, Cut, ask_again
 from haltwire_proxy.faults import FailClosed
 from haltwire_proxy.gate import Held
 from haltwire_proxy.identity import Identity
+from haltwire_proxy.lease import Lease
 from haltwire_proxy.limits import DEFAULTS, MOST_DESCRIPTORS, Limits, fitted
 from haltwire_proxy.replica import Change, Replica, View
 from haltwire_proxy.reporting import Reporting
+from haltwire_proxy.staleness import DEFAULT, Rule
 from haltwire_proxy.tally import Tallies
 
 log = logging.getLogger(__name__)
@@ -53,15 +55,20 @@ class Enforcer:
         now: Callable[[], datetime],
         limits: Limits = DEFAULTS,
         descriptors: int = MOST_DESCRIPTORS,
+        rule: Rule = DEFAULT,
     ) -> None:
         self.limits = fitted(limits, descriptors)
         self.descriptors = descriptors
         "How many this process may have open."
-        self.replica = Replica()
+        self.replica = Replica(boottime())
         self.tallies = Tallies()
         self.connections = Connections(self.tallies, now)
         self.connections.on_lost = self._note_lost
         self.reporting = Reporting(self.tallies, self.connections, now)
+        self.lease = Lease(self.replica, self.connections, self.tallies, boottime, rule)
+        self.lease.judge_anew = self._judge_anew
+        self.lease.on_cut = self._note_cuts
+        self.lease.give_up = lambda: self.give_up()
         self._boottime = boottime
         self._ended: frozenset[str] = frozenset()
         "Drains whose rest has been cut."
@@ -78,22 +85,19 @@ class Enforcer:
 
     def lease_left(self) -> float:
         """Seconds for which traffic may still pass."""
-        return self.replica.lease_left(self._boottime())
+        return self.lease.left()
 
     def may_pass(self) -> bool:
-        """Asked before every forwarding write. Without a lease everything live is cut."""
-        if self.replica.lease_left(self._boottime()) > 0:
-            return True
-        self.lose_lease()
-        return False
+        """Asked before every forwarding write. Without a lease everything live stands still, then is cut."""
+        return self.lease.may_pass()
 
     def decide(self, identity: Identity) -> Refusal | Held | None:
         """None lets the request through. A decision that fails refuses."""
         try:
-            view = self.replica.view
+            left, view = (float("inf") if self.may_pass() else 0.0), self.replica.view
             if view is None:
-                return Refusal("enforcement_unknown", _STALE)
-            return gate.decide(view, identity, self.lease_left())
+                return Held(None) if self.lease.waits else NO_WORD
+            return gate.decide(view, identity, left, waits=self.lease.waits)
         except Exception:
             log.exception("a decision failed")
             return failed()
@@ -109,7 +113,10 @@ class Enforcer:
                 return failed()
             waiter = asyncio.get_running_loop().create_future()
             connection.waiters[waiter] = None
-            self.connections.freeze([connection])
+            if decision.kill is None:
+                self.connections.freeze_stale([connection])
+            else:
+                self.connections.freeze([connection])
             try:
                 await waiter
             finally:
@@ -131,17 +138,11 @@ class Enforcer:
         finally:
             connection.dials.pop(task, None)
 
-    def lose_lease(self) -> None:
-        """Cut everything: what may pass is no longer known."""
-        doomed = self.connections.everything()
-        if doomed:
-            self.tallies.count("leases_lost")
-            log.warning("lease lost: cutting %d connections", len(doomed))
-            self.connections.cut(doomed)
-
     def renewed(self, message: Renewed) -> None:
-        """Take a lease."""
+        """Take a lease: what has waited for it goes on. What had waited too long by then is cut first."""
+        self.lease.look()
         self.replica.renewed(message, self._boottime())
+        self.lease.look()
 
     def apply(self, message: Snapshot | Delta) -> Enforced | None:
         """Put a message in force and do to live connections what it says. None when it changed nothing."""
@@ -150,6 +151,7 @@ class Enforcer:
         return None
 
     def _apply(self, message: Snapshot | Delta) -> Enforced | None:
+        self.lease.look()  # what an order lets go on may not go on beyond the lease
         before = self.replica.view
         change = self.replica.apply(message, self._boottime())
         view = self.replica.view
@@ -183,6 +185,28 @@ class Enforcer:
         cuts = self._settle(view, Change(touched=ended))
         for order in ended:
             self.reporting.note_cuts(order, cuts)
+
+    def _judge_anew(self) -> None:
+        """The lease is back: what orders and tokens no longer allow is not let go on with the rest."""
+        self.end_drains()
+        view, drained = self.replica.view, self.replica.drained(self._boottime())
+        if view is None:
+            return
+        held = []
+        for one in tuple(self.connections.stale):
+            mode = view.live_mode(one.identity.agent, one.identity.instance, drained)
+            if mode == CUT or one.identity.token_id not in view.token_ids:
+                self.connections.cut([one])
+            elif mode == HOLD:
+                held.append(one)
+        self.connections.freeze(held)
+
+    def _note_cuts(self, cuts: list[Cut]) -> None:
+        """The end of the lease has cut what drains and holds tell of."""
+        view = self.replica.view
+        for order in view.orders if view else ():
+            if order.mode in (DRAIN, HOLD):
+                self.reporting.note_cuts(order, cuts)
 
     def next_drain_end(self) -> float | None:
         """Seconds until `end_drains` has something to do."""
@@ -259,7 +283,9 @@ class Enforcer:
             self.reporting.note_lost(view.orders, connection)
 
 
-_STALE = "The proxy has no fresh word on who may pass, so nothing passes. It tries again by itself."
+NO_WORD = Refusal(
+    "enforcement_unknown", "The proxy has no word yet on who may pass. Try again soon."
+)
 
 
 def failed() -> Refusal:

@@ -18,16 +18,22 @@ from haltwire_proxy.replica import View
 class Held:
     """The request has to wait until the order is lifted or becomes a stronger one."""
 
-    kill: Kill
+    kill: Kill | None
+    "None: it is the lease that is waited for."
 
 
-def decide(view: View, identity: Identity, lease_left_s: float) -> Refusal | Held | None:
+def decide(
+    view: View, identity: Identity, lease_left_s: float, *, waits: bool = False
+) -> Refusal | Held | None:
     """Why this identity may not send now, or None when it may.
 
-    Checked in this order: the lease is fresh; the token is still good; no order stops the instance.
+    Checked in this order: the lease is fresh, or is `waits`-ed for; the token is still good; no order
+    stops the instance.
     """
     agent_uri = str(identity.agent)
     if not lease_left_s > 0:  # a NaN has no lease either
+        if waits:
+            return Held(None)
         return Refusal(
             "enforcement_unknown",
             "This proxy has lost its control server and cannot know who is stopped. Try again soon.",

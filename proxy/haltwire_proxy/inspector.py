@@ -179,7 +179,7 @@ class _Handler(server.LiveConnectionHandler):
 
     def client_lost(self) -> None:
         """The client's socket has ended; while it is held, nobody would hear of it otherwise."""
-        if self._owned.held:
+        if self._owned.frozen:
             self._inspector.enforcer.connections.abandon(self._owned)
 
     async def handle_connection(
@@ -345,7 +345,7 @@ class _Handler(server.LiveConnectionHandler):
     def _end(self) -> None:
         # What may still finish beside what was refused, or stands still, goes on.
         owned = self._owned
-        if owned.exchanges or owned.waiters or (owned.held and owned.client.unwritten()):
+        if owned.exchanges or owned.waiters or (owned.frozen and owned.client.unwritten()):
             self._linger = asyncio.get_running_loop().call_later(LINGER_S, self._end)
         else:
             self._owned.client.abort()

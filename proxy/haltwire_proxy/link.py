@@ -30,10 +30,15 @@ from haltwire.wire.messages import (
 )
 
 from haltwire_proxy.clock import boottime, utc_now
+from haltwire_proxy.control_host import ControlHost
 from haltwire_proxy.enforcer import Enforcer
+from haltwire_proxy.residue import agent_residual_max
+from haltwire_proxy.trouble import Trouble
 
 log = logging.getLogger(__name__)
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 2.0
+QUICK_RETRY_S, QUICK_FOR_S = 0.4, 10.0
+"At first no pause is longer: a control server that is started anew is back within seconds, and agents wait."
 USAGE_EVERY_S = 0.25
 LEAST_PAUSE_S = 0.02
 "Between two usage reports, also when new instances come in a crowd."
@@ -56,20 +61,24 @@ class Link:
         key: str,
         proxy_id: str,
         on_ready: Callable[[], None],
+        authority: str | None = None,
+        control: ControlHost | None = None,
     ) -> None:
         self._session = session
         self._enforcer = enforcer
+        self._trouble = Trouble(control_url)
         self._url = control_url.rstrip("/") + "/v1/proxies/connect"
         self._key = key
         self._proxy_id = proxy_id
         self._on_ready = on_ready
-        self._ready = False
+        self._authority = authority
+        self._control = control
+        self._ready = self._leased = False
         self._leaving = False
         self._sequence = 0
         self._lease_s = DEFAULT_LEASE_S
         self._new = asyncio.Event()
         enforcer.tallies.on_new = self._new.set
-        self._expiry: asyncio.TimerHandle | None = None
         self._drain_end: asyncio.TimerHandle | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._silent_s = 0.0
@@ -77,7 +86,8 @@ class Link:
 
     async def run(self) -> None:
         """Connect, follow, and connect again with backoff and jitter, until cancelled or bye is said."""
-        delay = FIRST_RETRY_S
+        delay, lost_at = FIRST_RETRY_S, boottime()
+        self._enforcer.lease.watch()
         while True:
             try:
                 async with asyncio.timeout(CONNECT_WITHIN_S):
@@ -87,7 +97,7 @@ class Link:
                         max_msg_size=_MAX_MESSAGE,
                         compress=0,
                     )
-                delay = FIRST_RETRY_S
+                self._leased = False
                 try:
                     await self._follow(connected)
                 finally:
@@ -97,14 +107,17 @@ class Link:
                             await connected.close()
                 if self._leaving:
                     return
-                log.warning("the control server closed the link")
+                self._trouble.failed(None)
+                if self._leased:  # one that lets nobody in is not to be asked twenty times a second
+                    delay, lost_at = FIRST_RETRY_S, boottime()
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                log.warning("no link to the control server: %s", type(error).__name__)
+                self._trouble.failed(error)
             except Exception:
                 # A fault here must not end the link for good: this proxy would refuse for ever.
                 log.exception("the link failed")
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))
-            delay = min(LAST_RETRY_S, delay * 2)
+            is_short = boottime() - lost_at < QUICK_FOR_S
+            delay = min(QUICK_RETRY_S if is_short else LAST_RETRY_S, delay * 2)
 
     async def say_bye(self) -> None:
         """Tell the control server that nothing passes here any more."""
@@ -142,9 +155,11 @@ class Link:
         if isinstance(message, Renewed):
             self._silent_s = 0.0
             self._enforcer.renewed(message)
-            self._watch_lease()
-            self._tell_ready()
+            self._enforcer.lease.watch()
+            self._tell_leased()
         elif isinstance(message, (Snapshot, Delta)):
+            if isinstance(message, Snapshot) and self._control is not None:
+                self._control.announced(message.settings)
             enforced = self._enforcer.apply(message)
             if isinstance(message, Snapshot):
                 self._lease_s = message.settings.lease_ms / 1000
@@ -158,21 +173,14 @@ class Link:
                 log.warning("a change was missed: asking for a snapshot")
                 await connected.close()
 
-    def _tell_ready(self) -> None:
-        if not self._ready and self._enforcer.lease_left() > 0:
+    def _tell_leased(self) -> None:
+        if self._leased or self._enforcer.lease_left() <= 0:
+            return
+        self._leased = True
+        self._trouble.over()
+        if not self._ready:
             self._ready = True
             self._on_ready()
-
-    def _watch_lease(self) -> None:
-        if self._expiry is not None:
-            self._expiry.cancel()
-        left = max(0.0, self._enforcer.lease_left())
-        self._expiry = asyncio.get_running_loop().call_later(left + 0.001, self._expire)
-
-    def _expire(self) -> None:
-        # The timer's clock stops in suspend; the lease's does not. Never the other way round.
-        if self._enforcer.may_pass():
-            self._watch_lease()
 
     def _watch_drains(self) -> None:
         if self._drain_end is not None:
@@ -270,6 +278,9 @@ class Link:
             epoch=view.epoch if view else None,
             revision=view.revision if view else 0,
             kill_ids=tuple(order.kill_id for order in view.orders) if view else (),
+            authority=self._authority,
+            on_stale=self._enforcer.lease.rule.on_stale,
+            agent_residual_max=agent_residual_max(self._enforcer.limits),
         )
 
 

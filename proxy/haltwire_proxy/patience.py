@@ -94,7 +94,7 @@ _FIRST = (
 
 def waited_for(owned: Connection, context: _Layers) -> tuple[str, object] | None:
     """The limit that applies to what the client has to do next, and which one of these it is; None: nothing."""
-    if owned.held or owned.kind == "tunnel":
+    if owned.frozen or owned.kind == "tunnel":
         return None
     http = next((one for one in context.layers if isinstance(one, Http)), None)
     if http is None:

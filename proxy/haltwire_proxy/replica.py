@@ -80,18 +80,18 @@ NO_CHANGE = Change()
 class Replica:
     """The view in force and its lease. Without a view, or beyond the lease, nothing may pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, started_boot: float = 0.0) -> None:
         self.view: View | None = None
         self.needs_snapshot = True
         "Whether a delta is missing, or nothing has been applied yet: only a snapshot helps."
-        self._lease_end_boot = 0.0
+        self._lease_end_boot = started_boot
         self._drain_ends: dict[str, float] = {}
         "When the grace of each drain in force is over, by its id: counted from when it was applied here."
 
     def apply(self, message: Snapshot | Delta, now_boot: float) -> Change:
         """Put a message in force; what cannot be applied changes nothing."""
         if isinstance(message, Snapshot):
-            change = self._apply_snapshot(message)
+            change = self._apply_snapshot(message, now_boot)
         else:
             change = self._apply_delta(message)
         self._note_drains(change, now_boot)
@@ -121,13 +121,18 @@ class Replica:
         lease_ms = message.lease_ms - max(0, message.view_age_ms)
         self._lease_end_boot = max(self._lease_end_boot, message.sent_at_boot + lease_ms / 1000)
 
+    @property
+    def lease_end_boot(self) -> float:
+        """When the lease ends or has ended; before the first one, when this proxy began."""
+        return self._lease_end_boot
+
     def lease_left(self, now_boot: float) -> float:
         """Seconds for which traffic may pass; 0.0 when none may."""
         if self.view is None:
             return 0.0
         return max(0.0, self._lease_end_boot - now_boot)
 
-    def _apply_snapshot(self, message: Snapshot) -> Change:
+    def _apply_snapshot(self, message: Snapshot, now_boot: float) -> Change:
         old = self.view
         same_epoch = old is not None and old.epoch == message.epoch
         if old is not None and same_epoch and message.revision < old.revision:
@@ -136,7 +141,7 @@ class Replica:
         self.view = view = _indexed(message)
         self.needs_snapshot = False
         if not same_epoch:
-            self._lease_end_boot = 0.0
+            self._lease_end_boot = min(self._lease_end_boot, now_boot)
         changed = [order for order in view.orders if before.get(order.kill_id) != order]
         kept = {order.kill_id for order in view.orders}
         lifted = tuple(order for kill_id, order in before.items() if kill_id not in kept)

@@ -128,9 +128,9 @@ class Tallies:
             tally.changed = True
             self._changed.append(tally)
 
-    def count(self, name: str) -> None:
-        """Add one to a total: `requests`, `refused.CODE`, `limit.NAME`, `leases_lost`."""
-        self.totals[name] = self.totals.get(name, 0) + 1
+    def count(self, name: str, by: int = 1) -> None:
+        """Add to a total: `requests`, `refused.CODE`, `limit.NAME`, `leases_lost`, `leases_overrun`, `stale_ms`."""
+        self.totals[name] = self.totals.get(name, 0) + by
 
     def take_totals(self) -> dict[str, int]:
         """All totals when any has changed since the last call, else nothing."""

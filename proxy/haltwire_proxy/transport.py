@@ -15,6 +15,7 @@ from typing import Any, cast
 from haltwire_proxy import sever
 from haltwire_proxy.connections import Connection
 from haltwire_proxy.enforcer import Enforcer
+from haltwire_proxy.outlet import Outlet
 
 HIGH_WATER = 64 * 1024
 "Bytes that we buffer for a slow reader before we stop reading for it."
@@ -110,18 +111,42 @@ class GatedReader(asyncio.StreamReader):
         return data
 
 
+def _nothing() -> None:
+    """What is called when nobody wants to hear of it."""
+
+
 class StreamProtocol(asyncio.StreamReaderProtocol):
     """A stream protocol that knows whether its descriptor is still its own."""
 
     lost = False
     broken = False
     "Lost by a reset or another error."
-    on_lost: Callable[[], None] = staticmethod(lambda: None)
+    on_lost: Callable[[], None] = staticmethod(_nothing)
+    outlet: Outlet | None = None
+    "Of an upstream's socket."
+    on_drained: Callable[[], None] = staticmethod(_nothing)
+    "Called when nothing waits in the outlet any more."
+
+    def pause_writing(self) -> None:
+        """There is no room; idempotent, since an outlet may find that out anew before it has resumed."""
+        if not self._paused:  # type: ignore[attr-defined]
+            super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """There is room, for what waits in the outlet first."""
+        if self.outlet is not None:
+            self.outlet.go_on()
+            if self.outlet.size:
+                return
+            self.on_drained()
+        if self._paused:  # type: ignore[attr-defined]
+            super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The descriptor is about to be closed and may then name another socket."""
         self.lost = True
         self.broken = self.broken or exc is not None
+        self.outlet, self.on_drained = None, _nothing
         super().connection_lost(exc)
         self.on_lost()
 
@@ -155,21 +180,27 @@ class GatedWriter(asyncio.StreamWriter):
         "What was written while frozen."
         self._ends = self._closes = False
         "Whether an end of our direction, or of all, is to follow what is kept."
-        transport.set_write_buffer_limits(high=HIGH_WATER)
+        self._outlet: Outlet | None = None
+        if upward:
+            self._outlet = Outlet(transport, self._socket.fileno(), enforcer.may_pass)
+            protocol.outlet, protocol.on_drained = self._outlet, self._end_drained
+        else:
+            transport.set_write_buffer_limits(high=HIGH_WATER)
 
     def write(self, data: Any) -> None:
-        """Pass it on, if the connection lives and the lease holds; keep it while frozen."""
-        if not self._may_pass():
+        """Pass it on, if the connection lives; keep it while frozen, as it is beyond the lease."""
+        stands = self._stands()
+        if self._connection.severed:
             return
         self.written += len(data)
-        if self._frozen:
+        if stands:
             self._kept.append(bytes(data))
         else:
             self._pass(data)
 
     def write_eof(self) -> None:
         """End our direction, behind what is kept."""
-        if self._frozen:
+        if self._stands() or (self._outlet is not None and self._outlet.size):
             self._ends = True
         else:
             super().write_eof()
@@ -187,17 +218,27 @@ class GatedWriter(asyncio.StreamWriter):
     def thaw(self) -> None:
         """Write what was kept, in its order, and read again. Idempotent."""
         self._frozen = False
+        if self._outlet is not None and self._outlet.size:
+            self._stream.resume_writing()
         kept, self._kept = self._kept, []
-        for data in kept:
-            if self.transport.is_closing() or not self._may_pass():
+        for number, data in enumerate(kept):
+            if self._stands():
+                self._kept = kept[number:]
+                return
+            if self.transport.is_closing() or self._connection.severed:
                 break
             self._pass(data)
-        if self._ends and not self.transport.is_closing():
-            with contextlib.suppress(OSError):  # the peer has reset it, as it will tell our reader
-                super().write_eof()
+        if self._outlet is None or not self._outlet.size:
+            self._end_drained()
         if self._closes:
             self.close()
         self._source.thaw()
+
+    def _end_drained(self) -> None:
+        if self._ends and not self._kept and not self.transport.is_closing():
+            self._ends = False
+            with contextlib.suppress(OSError):  # the peer has reset it, as it will tell our reader
+                super().write_eof()
 
     def when_lost(self, call: Callable[[], None]) -> None:
         """Have this called as soon as the socket has ended, whoever ended it."""
@@ -234,16 +275,31 @@ class GatedWriter(asyncio.StreamWriter):
     def unwritten(self) -> int:
         """Bytes in our own buffers: the transport's, and what is kept."""
         transport = cast("asyncio.Transport", self.transport)
-        return transport.get_write_buffer_size() + sum(map(len, self._kept))
+        waiting = 0 if self._outlet is None else self._outlet.size
+        return waiting + transport.get_write_buffer_size() + sum(map(len, self._kept))
 
     def abort(self) -> None:
         """Close now; what is buffered is dropped."""
         self._kept.clear()
+        if self._outlet is not None:
+            self._outlet.clear()
         self._stream.broken = True
         self.transport.abort()
 
-    def _may_pass(self) -> bool:
-        return not self._connection.severed and self._enforcer.may_pass()
+    def _stands(self) -> bool:
+        """Whether nothing may leave here now. Asks for the lease, whose end freezes or cuts what lives.
+
+        Of a client of which nothing is under way the lease's end stops only what is being written when it is
+        found out. What else is written to such a one is our own: TLS, refusals, the agent API's answers.
+        """
+        if self._frozen or self._connection.severed:
+            return self._frozen
+        stood = self._connection.frozen
+        if self._enforcer.may_pass() or self._connection.severed:
+            return False
+        if self._upward or (self._connection.frozen and not stood):
+            self.freeze()
+        return self._frozen
 
     def _pass(self, data: Any) -> None:
         size = len(data)
@@ -257,7 +313,10 @@ class GatedWriter(asyncio.StreamWriter):
         tally.last_byte_at = time.time()
         if not tally.changed:
             self._enforcer.tallies.touch(tally)
-        super().write(data)
+        if self._outlet is None:
+            super().write(data)
+        else:
+            self._outlet.write(data)
 
     def _holds_bytes(self) -> bool:
         return self.unwritten() > 0 or sever.holds_bytes(self.fileno())

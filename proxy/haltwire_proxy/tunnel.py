@@ -18,6 +18,7 @@ from haltwire_proxy.clienthello import (
 )
 from haltwire_proxy.connections import Connection
 from haltwire_proxy.enforcer import Enforcer
+from haltwire_proxy.outlet import Outlet
 from haltwire_proxy.refuse import response_bytes
 from haltwire_proxy.transport import HIGH_WATER, close_gracefully, raw_socket
 
@@ -56,14 +57,20 @@ class TunnelEnd(asyncio.Protocol):
         self._ended = ended
         "Called when both ends are lost: until then a kill must find them."
         self._transport: asyncio.Transport | None = None
+        self._outlet: Outlet | None = None
+        "Of the upstream's end: nothing of ours leaves for it without the lease."
         self._fd = -1
         self._eof = False
+        self._ends = False
+        "Whether an end of our direction is to follow what waits in the outlet."
         self._lost = False
         self._frozen = False
         self._outrun = False
         "Whether our peer's buffer is full."
         self._early = bytearray()
         "What a loop still delivered of a frozen socket."
+        self._early_end = False
+        "Whether it also delivered its end."
         self._stillness: asyncio.TimerHandle | None = None
         self._draining: asyncio.TimerHandle | None = None
         self._awaited: asyncio.TimerHandle | None = None
@@ -73,7 +80,10 @@ class TunnelEnd(asyncio.Protocol):
         """The upstream is connected, or the client's transport is taken over."""
         self._transport = cast("asyncio.Transport", transport)
         self._fd = raw_socket(transport).fileno()
-        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        if self._upward:
+            self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        else:
+            self._outlet = Outlet(self._transport, self._fd, self._enforcer.may_pass)
         if self._connection.severed:
             self._transport.abort()
         elif self._opened is not None:
@@ -82,16 +92,22 @@ class TunnelEnd(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass it on, if the connection lives and the lease still holds."""
-        if self._connection.severed or not self._enforcer.may_pass():
-            return
-        if self._frozen:
+        if self._stands():
             self._early += data
+            return
+        if self._connection.severed:
             return
         if self._greeting is not None:
             data = self._judge(self._greeting, data)
             if not data:
                 return
         self._pass(data)
+
+    def _stands(self) -> bool:
+        """Whether nothing may be passed on now. Asks for the lease, whose end freezes or cuts what lives."""
+        if not self._frozen and not self._connection.severed and not self._enforcer.may_pass():
+            self.freeze()
+        return self._frozen and not self._connection.severed
 
     def _pass(self, data: bytes) -> None:
         size = len(data)
@@ -108,13 +124,16 @@ class TunnelEnd(asyncio.Protocol):
         self.peer.write(data)
 
     def write(self, data: bytes) -> None:
-        """Hand bytes to the kernel or to the transport's buffer."""
+        """Hand bytes to the kernel; what it does not take waits."""
         if self._transport is not None and not self._transport.is_closing():
             self.written += len(data)
-            self._transport.write(data)
+            (self._outlet or self._transport).write(data)
 
     def eof_received(self) -> bool:
         """Pass the end on; close both when both have ended."""
+        if self._stands():
+            self._early_end = True
+            return True
         self._eof = True
         if self._upward and self._greeting is not None and self._greeting.held:
             self._refuse(_UNFINISHED)
@@ -174,7 +193,7 @@ class TunnelEnd(asyncio.Protocol):
 
     def _stop_awaiting(self, greeting: Greeting) -> None:
         self._awaited = None
-        if self._connection.held:
+        if self._connection.frozen:
             self._await_hello(greeting)
         elif greeting.held:
             self._refuse(_LATE)
@@ -202,6 +221,12 @@ class TunnelEnd(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """Our reader has caught up."""
+        if self._outlet is not None:
+            self._outlet.go_on()
+            if self._outlet.size:
+                return
+            if self._ends:
+                self._write_eof()
         self.peer._outrun = False
         self.peer._set_reading()
 
@@ -215,10 +240,15 @@ class TunnelEnd(asyncio.Protocol):
         if not self._frozen:
             return
         self._frozen = False
+        if self._outlet is not None and self._outlet.size:
+            self.resume_writing()
         early = bytes(self._early)
         self._early.clear()
-        if early:
+        if early or (self._greeting is not None and self._greeting.done):
             self.data_received(early)
+        if self._early_end and not self._frozen:
+            self._early_end = False
+            self.eof_received()
         self._set_reading()
 
     def _set_reading(self) -> None:
@@ -235,11 +265,14 @@ class TunnelEnd(asyncio.Protocol):
         return self._fd
 
     def unwritten(self) -> int:
-        """Bytes in our own buffer."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+        """Bytes in our own buffers."""
+        waiting = self._outlet.size if self._outlet is not None else 0
+        return waiting + (0 if self._transport is None else self._transport.get_write_buffer_size())
 
     def abort(self) -> None:
         """Close now; what is buffered is dropped."""
+        if self._outlet is not None:
+            self._outlet.clear()
         if self._transport is not None:
             self._transport.abort()
 
@@ -271,7 +304,7 @@ class TunnelEnd(asyncio.Protocol):
         self._stillness = loop.call_later(HALF_CLOSED_S, self._abort_still, self._progress())
 
     def _abort_still(self, before: tuple[object, ...]) -> None:
-        if self._connection.held or self._progress() != before:
+        if self._connection.frozen or self._progress() != before:
             self._watch_stillness()
             return
         self.abort()
@@ -284,6 +317,9 @@ class TunnelEnd(asyncio.Protocol):
 
     def _write_eof(self) -> None:
         if self._transport is None or self._transport.is_closing():
+            return
+        if self._outlet is not None and self._outlet.size:
+            self._ends = True
             return
         try:
             self._transport.write_eof()

@@ -27,7 +27,7 @@ class Watchdog(server.TimeoutWatchdog):
         """Their method, remembered."""
         self._task = asyncio.current_task()
         while not self._ended:
-            if self._owned.held:
+            if self._owned.frozen:
                 self.register_activity()
             left = self.last_activity + self.timeout - time.time()
             if left < 0:

@@ -97,3 +97,32 @@ def test_keys_are_listed_and_revoked_by_name(haltwire, control):
 
 def test_a_key_needs_a_role(haltwire):
     assert haltwire("key", "create", "ada").exit_code == 2
+
+
+def test_a_token_without_a_known_proxy_says_what_is_missing(haltwire, control):
+    document = {**made("agent://acme/prod/mailer"), "proxy_url": None}
+    control.will("POST", "/v1/tokens", document, 201)
+    out = haltwire("token", "create", "acme/prod/mailer~i-1").stdout
+    assert "http://acme.prod.mailer~i-1:SECRET@HOST:PORT" in out
+    assert "was not told where its proxies are (--proxy-url)" in out
+
+
+KEY = {"key_id": "Y0123456789AB", "name": "edge", "role": "proxy", "secret": "hwk_" + "p" * 43}
+
+
+def test_a_proxys_key_comes_with_the_line_that_starts_it(haltwire, control):
+    control.will("POST", "/v1/keys", KEY, 201)
+    result = haltwire("key", "create", "edge", "--role", "proxy")
+    assert control.last[3] == {"name": "edge", "role": "proxy"}
+    assert f"(umask 077; echo {KEY['secret']} > proxy.key)" in result.stdout
+    assert f"haltwire proxy --control {control.url} --key-file proxy.key" in result.stdout
+    as_json = json.loads(haltwire("key", "create", "edge", "--role", "proxy", "--json").stdout)
+    command = as_json.pop("command")
+    assert as_json == KEY
+    assert command.startswith(f"haltwire proxy --control {control.url} ")
+
+
+def test_an_operators_key_comes_without(haltwire, control):
+    control.will("POST", "/v1/keys", {**KEY, "role": "viewer"}, 201)
+    result = haltwire("key", "create", "edge", "--role", "viewer", "--json")
+    assert "command" not in json.loads(result.stdout)

@@ -4,6 +4,8 @@ import socket
 import threading
 
 import pytest
+from haltwire_cli.api import connect
+from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
 
 KEY = "hwk_" + "k" * 43
@@ -191,3 +193,11 @@ def test_another_users_directory_is_called_so_and_a_url_with_a_key_goes_on(
     assert result.exit_code == 4
     assert f"{home.path} is another user's: ask for a key" in result.stderr
     assert haltwire("kills").exit_code == 0
+
+
+def test_where_only_a_proxy_runs_the_control_server_must_be_named(tmp_path):
+    home = Home(tmp_path)
+    with home.claimed():
+        home.publish(Endpoints("http://127.0.0.1:1", None, "/ca.pem"))
+        with pytest.raises(Failure, match=r"only a proxy runs on .*: name the control server"):
+            connect(None, None, tmp_path)

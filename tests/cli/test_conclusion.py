@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.receipts import drain, hold, incident, instance, lifted, receipt, silent
+from support.receipts import drain, fenced, hold, incident, instance, lifted, proxy, receipt, silent
 
 MAILER = "agent://acme/prod/mailer"
 KILL, RESUME = "/v1/mesh/kill", "/v1/mesh/resume"
@@ -32,6 +32,8 @@ def stops(control):
         ({"confirmed": False, "unconfirmed_because": "no_proxy", "proxies": []}, 5),
         ({"confirmed": False, "unconfirmed_because": "proxy_pending"}, 5),
         (hold(), 0),
+        ({"proxies": [proxy(), fenced()]}, 0),
+        (drain(0, halted_at=None, proxies=[proxy(), fenced()]), 5),
         (drain(0), 0),
         (drain(2), 5),
         (

@@ -10,7 +10,7 @@ from haltwire_cli import following
 from haltwire_cli.api import Api
 from haltwire_cli.following import Lines, changes, follow, is_complete, waiting_text
 from haltwire_cli.home import Home
-from support.receipts import drain, hold, incident, lifted, proxy, receipt, silent
+from support.receipts import drain, fenced, hold, incident, lifted, proxy, receipt, silent
 
 KILL_PATH = "/v1/mesh/kills/K0123456789AB"
 NOW = datetime(2026, 11, 22, 9, 30, 10, tzinfo=timezone.utc)
@@ -36,6 +36,8 @@ def soon() -> float:
     [
         (receipt(), True),
         (hold(), True),
+        (receipt(proxies=[proxy(), fenced()]), True),
+        (drain(0, halted_at=None, proxies=[proxy(), fenced()]), False),
         (drain(0), True),
         (drain(2), False),
         (receipt(**PENDING), False),
@@ -57,6 +59,11 @@ def test_when_nothing_more_is_to_come(one, complete):
         (None, receipt(), ["proxy box-1: confirmed after 6.1 ms"]),
         (None, receipt(proxies=[silent()]), ["proxy box-2: SILENT, no answer yet"]),
         (receipt(proxies=[silent()]), receipt(proxies=[silent()]), []),
+        (
+            receipt(proxies=[silent()]),
+            receipt(proxies=[fenced()]),
+            ["proxy box-2: silent: its lease had expired after 1.06 s, it passes nothing more"],
+        ),
         (
             receipt(proxies=[silent()]),
             receipt(proxies=[proxy(proxy_id="box-2", latency_ms=612.0)]),

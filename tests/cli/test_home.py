@@ -33,6 +33,10 @@ def test_endpoints_are_known_while_claimed_and_published(home):
         pinned = Endpoints("http://p:1", "https://c:2", "/ca.pem", "/control.pem")
         home.publish(pinned)
         assert home.endpoints() == pinned
+        half = Endpoints(None, "https://c:2", "/ca.pem")
+        home.publish(half)
+        assert home.endpoints() == half
+        assert json.loads((home.path / "endpoints.json").read_text())["proxy_url"] is None
         home.unpublish()
         assert home.endpoints() is None
         assert sorted(p.name for p in home.path.iterdir()) == ["up.lock"]
@@ -54,7 +58,7 @@ def test_a_directory_has_one_up_at_a_time(home):
         with pytest.raises(Failure) as caught, home.claimed():
             pass
         other.stdin.close()
-    sentence = f"{home.path} is in use by another haltwire up (pid {other.pid}): stop that one, or give this one another --data-dir."
+    sentence = f"{home.path} is in use by another haltwire (pid {other.pid}): stop that one, or give this one another --data-dir."
     assert caught.value.format_message() == sentence
     with home.claimed():
         pass

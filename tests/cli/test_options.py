@@ -2,7 +2,15 @@
 
 import click
 import pytest
-from haltwire_cli.options import cidr, default_data_dir, duration, listen_address, plain_text
+from haltwire_cli.options import (
+    cidr,
+    default_data_dir,
+    duration,
+    listen_address,
+    plain_text,
+    proxy_url,
+    server_url,
+)
 
 
 @pytest.mark.parametrize(
@@ -65,3 +73,40 @@ def test_the_default_directory_is_the_users(monkeypatch, tmp_path):
 
 def test_bytes_that_are_no_characters_are_marked():
     assert plain_text("caf\udce9 grüße") == "caf\ufffd grüße"
+
+
+@pytest.mark.parametrize(
+    "text", ["https://c.example:8081", "http://127.0.0.1:1", "https://c.example/below"]
+)
+def test_a_servers_url_is_read(text):
+    assert server_url(text) == server_url(text + "/") == text
+
+
+@pytest.mark.parametrize(
+    "text", ["c.example", "ftp://c", "https://", "https://c:x", "https://[::1"]
+)
+def test_what_is_no_servers_url_is_refused(text):
+    with pytest.raises(click.BadParameter):
+        server_url(text)
+
+
+@pytest.mark.parametrize("text", ["http://p.example:8080", "https://[2001:db8::1]:1"])
+def test_a_proxys_url_is_read(text):
+    assert proxy_url(text) == proxy_url(text + "/") == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "p:8080",
+        "http://p",
+        "http://p:0",
+        "http://p:99999",
+        "http://p:1/x",
+        "http://a:b@p:1",
+        "http://p:1?x",
+    ],
+)
+def test_what_is_no_proxys_url_is_refused(text):
+    with pytest.raises(click.BadParameter):
+        proxy_url(text)

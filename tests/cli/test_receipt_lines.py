@@ -4,6 +4,7 @@ import pytest
 from haltwire_cli.receipt_lines import (
     added,
     after_resume,
+    confirmed_by,
     cut_at_deadline,
     drain_end,
     instance_lines,
@@ -15,7 +16,7 @@ from haltwire_cli.receipt_lines import (
     totals_text,
     would_lose,
 )
-from support.receipts import drain, hold, in_flight, instance, proxy, receipt, silent
+from support.receipts import drain, fenced, hold, in_flight, instance, proxy, receipt, silent
 
 RESUMED_AT = "2026-11-22T09:45:00.000000Z"
 
@@ -32,6 +33,22 @@ RESUMED_AT = "2026-11-22T09:45:00.000000Z"
         (
             receipt(proxies=[proxy(state="gone")]),
             "proxy box-1: has ended, with all its connections",
+        ),
+        (
+            receipt(proxies=[fenced()]),
+            "proxy box-2: silent: its lease had expired after 1.06 s, it passes nothing more, cut: not known, up to 4,096 bytes may still arrive from its kernel",
+        ),
+        (
+            receipt(proxies=[fenced(latency_ms=None, residual_bytes_max=0)]),
+            "proxy box-2: silent: its lease had expired, it passes nothing more, cut: not known",
+        ),
+        (
+            hold(proxies=[fenced(residual_bytes_max=None)]),
+            "proxy box-2: silent: its lease had expired after 1.06 s, it passes nothing more, held: not known, how much may still arrive from its kernel is not known",
+        ),
+        (
+            drain(0, halted_at=None, proxies=[fenced(residual_bytes_max=0)]),
+            "proxy box-2: silent: its lease had expired after 1.06 s, it passes nothing until it is back, left: not known",
         ),
         (receipt(proxies=[proxy(state="else")]), "proxy box-1: else"),
         (drain(1), "proxy box-1: refuses what is new after 6.1 ms, 1 connection left"),
@@ -75,6 +92,24 @@ def test_a_proxy_is_a_line(one, line):
 )
 def test_what_an_order_did_to_an_instance(one, more, words):
     assert stopped(instance(**more), one, lifted=False) == words
+
+
+@pytest.mark.parametrize(
+    ("proxies", "words"),
+    [
+        ([proxy(), proxy(state="gone")], "every proxy has confirmed it"),
+        (
+            [proxy(), fenced(), fenced("box-3")],
+            "every proxy has confirmed it or passes nothing more (2 silent, lease expired)",
+        ),
+        (
+            [fenced()],
+            "no proxy has answered, but none passes anything more (1 silent, lease expired)",
+        ),
+    ],
+)
+def test_who_is_silent_is_not_said_to_have_confirmed(proxies, words):
+    assert confirmed_by(receipt(proxies=proxies)) == words
 
 
 def test_instances_of_several_agents_say_whose_they_are():

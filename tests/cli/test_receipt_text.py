@@ -13,6 +13,7 @@ from haltwire_cli.receipt_text import (
 from haltwire_cli.receipt_text import kill_text as text_of_kill
 from support.receipts import (
     drain,
+    fenced,
     hold,
     in_flight,
     instance,
@@ -37,6 +38,23 @@ def test_a_confirmed_kill():
         "  proxy box-1: stopped it after 6.1 ms, cut 3 connections",
         "In force as K0123456789AB for agent://acme/prod/mailer; `haltwire resume K0123456789AB` lifts it.",
     ]
+
+
+def test_a_silent_proxy_without_a_lease_is_told_as_that():
+    shown = kill_text(receipt(proxies=[proxy(), fenced()], halted_in_ms=1064.2)).splitlines()
+    assert shown[0] == (
+        "Stopped agent://acme/prod/mailer in 1.06 s: every proxy has confirmed it or passes nothing more (1 silent, lease expired)."
+    )
+    assert shown[2].startswith("  proxy box-2: silent: its lease had expired after 1.06 s")
+
+
+def test_a_drain_is_not_called_over_while_a_silent_proxy_may_go_on_with_it():
+    one = drain(0, halted_at=None, halted_in_ms=None, proxies=[proxy(connections_live=0), fenced()])
+    assert kill_text(one).startswith(f"Draining {MAILER}: ")
+    late = datetime(2026, 11, 22, 9, 30, 31, tzinfo=timezone.utc)
+    assert text_of_kill(one, late).startswith(
+        f"Draining {MAILER}, but NOT PROVEN that it has ended"
+    )
 
 
 def test_an_instance_says_what_it_had_done_and_what_is_uncertain():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from support.receipts import (
     drain,
+    fenced,
     hold,
     in_flight,
     incident,
@@ -73,6 +74,10 @@ def test_who_why_when_and_how_fast_come_first():
             {"receipt": drain(2), "kill": lifted(mode="drain", grace_s=30.0)},
             "**Drained only in part: the order was lifted before all had ended.** Lifted at",
         ),
+        (
+            {"receipt": receipt(proxies=[proxy(), fenced()])},
+            "**Stopped in 14.2 ms, confirmed by every proxy that has a lease (1 silent without one).**",
+        ),
         ({"receipt": drain(0)}, "**Stopped in 14.2 ms, confirmed by every proxy.**"),
         (
             {"receipt": drain(0, halted_in_ms=30_004.0, proxies=[proxy()])},
@@ -129,6 +134,15 @@ def test_what_a_hold_holds_and_a_drain_leaves_is_counted_per_proxy():
     shown = page(receipt=drain(2))
     assert "| Proxy | State | After | Cut | Left |" in shown
     assert "| `box-1` | confirmed | 6.1 ms | 0 | 2 |" in shown
+
+
+def test_a_silent_proxy_has_no_counts_and_may_have_interrupted_more():
+    shown = page(receipt=receipt(proxies=[fenced()]))
+    assert (
+        "| `box-2` | silent: its lease expired, it passes nothing without one | 1.06 s | not known | 4,096 |"
+        in section(shown, "Proof")
+    )
+    assert "there may be more" in section(shown, "To reconcile")
 
 
 def test_each_instance_has_what_it_said_and_did():

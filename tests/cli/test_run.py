@@ -232,7 +232,7 @@ def test_without_a_proxy_to_go_through_nothing_runs(start, control):
     process = start("acme/prod/mailer", "--", "echo", "ran")
     out, err = process.communicate()
     assert (process.returncode, out) == (1, "")
-    assert "does not say where its proxy is" in err
+    assert "does not know where agents reach its proxies" in err
     assert calls(control)[-1] == REVOKED
 
 

@@ -173,3 +173,13 @@ def test_a_closed_port_speaks_no_tls():
     impostor.close()
     assert not trust.speaks_tls("127.0.0.1", impostor.port)
     assert threading.active_count() < 50
+
+
+def test_a_given_authority_is_believed_alone_and_on_its_dates(tmp_path):
+    """A proxy's control server has no other: the system's roots are many, and one of them is enough to lift a kill."""
+    file = ensure_ca(tmp_path)
+    context = trust.of_this_authority(file)
+    assert len(context.get_ca_certs()) == 1
+    assert context.check_hostname
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert not context.verify_flags & 0x200000

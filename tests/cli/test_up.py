@@ -36,6 +36,11 @@ def refused(haltwire, tmp_path):
         (("--workers", "0"), "0 is not in the range"),
         (("--lease", "1ms"), "is not between 0.2s and 60s"),
         (("--lease", "soon"), "is no time span"),
+        (("--hung-after", "1s"), "is not between 2s and"),
+        (("--hung-after", "never"), "is no time span: write 250ms, 2s, 10m, 2h or 1d, or off"),
+        (("--drain-for", "2h"), "is not between 0s and"),
+        (("--on-stale", "keep"), "is not one of"),
+        (("--hold-for", "2h"), "is not between 0s and 60m"),
         (("--tls", "both"), "is not one of"),
         (("--allow-to", "10.0.0.1/8"), "is no range of addresses"),
         (("--connect-port", "0"), "0 is not in the range"),
@@ -60,6 +65,10 @@ def test_what_makes_no_sense_is_a_usage_error(refused, arguments, words):
         ("HALTWIRE_INSECURE", "perhaps", "is not a valid boolean"),
         ("HALTWIRE_WORKERS", "0", "0 is not in the range"),
         ("HALTWIRE_LEASE", "x", "is no time span"),
+        ("HALTWIRE_HUNG_AFTER", "x", "is no time span"),
+        ("HALTWIRE_DRAIN_FOR", "x", "is no time span"),
+        ("HALTWIRE_ON_STALE", "keep", "is not one of"),
+        ("HALTWIRE_HOLD_FOR", "x", "is no time span"),
         ("HALTWIRE_TLS", "x", "is not one of"),
         ("HALTWIRE_ALLOW_TO", "10.0.0.0/8 x", "'x' is no range"),
         ("HALTWIRE_CONNECT_PORT", "8443 x", "'x' is not a valid integer"),
@@ -86,7 +95,7 @@ def test_a_taken_port_is_named_with_its_holder_and_the_option(refused, option):
 
 
 def test_a_missing_extra_is_named_with_the_line_to_install(refused, monkeypatch):
-    monkeypatch.setattr("haltwire_cli.up._MODULES", ("aiohttp", "no_such_module"))
+    monkeypatch.setattr("haltwire_cli.serving._MODULES", ("aiohttp", "no_such_module"))
     result = refused()
     assert result.exit_code == 1
     assert (
@@ -102,7 +111,7 @@ def test_an_old_python_is_told_so_in_one_sentence(refused, monkeypatch):
     assert result.stderr.count("\n") == 1
 
 
-NEWER = {"serve", "supervisor"}
+NEWER = {"compose", "serve", "supervisor"}
 "Imported only once the Python is known to be new enough."
 
 

@@ -8,7 +8,8 @@ from support.control import Worker, running_control
 
 @pytest.fixture
 async def control(tmp_path):
-    async with running_control(tmp_path / "data") as running:
+    # Its leases outlive every test: a silent worker is pending for as long as one looks.
+    async with running_control(tmp_path / "data", lease_ms=60_000) as running:
         yield running
 
 

@@ -10,6 +10,7 @@ from haltwire.wire.selectors import Selector
 from haltwire_control import access
 from haltwire_control.state import (
     Actor,
+    Change,
     ConflictError,
     Key,
     NotThereError,
@@ -129,3 +130,11 @@ def test_a_lost_link_is_only_an_event():
 
 def test_a_new_epoch_keeps_the_orders():
     assert access.renew_epoch(State("e", 5), "f").state == State("f", 5)
+
+
+def test_only_a_longer_lease_is_noted():
+    change = access.note_lease(State("e", longest_lease_ms=1000), 5000)
+    assert change.state.longest_lease_ms == 5000
+    assert [record.lease_ms for record in change.put] == [5000]
+    assert change.delta is None, "proxies hear it with their leases"
+    assert access.note_lease(change.state, 1000) == Change(change.state, None)

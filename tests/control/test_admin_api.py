@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.control import Worker
 
 MAILER = "agent://acme/prod/mailer"
 
@@ -20,6 +21,24 @@ async def test_a_proxy_out_of_reach_is_not_current(control, worker):
     await worker.leave()
     (proxy,) = (await control.call("GET", "/v1/proxies")).body["proxies"]
     assert (proxy["state"], proxy["current"], proxy["revision"]) == ("out_of_reach", False, 1)
+
+
+async def test_a_proxy_says_what_is_left_of_its_lease(control, worker):
+    await worker.renew()
+    keeper = await Worker(
+        control, "w-2", pid=1, pid_namespace="pid:[elsewhere]", on_stale="keep"
+    ).join()
+    one, other = (await control.call("GET", "/v1/proxies")).body["proxies"]
+    assert 0 < one["lease_left_ms"] <= 60_650
+    assert (one["on_stale"], one["state"]) == ("hold", "connected")
+    assert (other["on_stale"], other["lease_left_ms"]) == ("keep", None)
+    assert keeper.tokens == {}
+    for peer in control.service.hub.peers:
+        peer.lease.end = 0.0
+    control.service.hub.lapse()
+    one, other = (await control.call("GET", "/v1/proxies")).body["proxies"]
+    assert (one["state"], one["lease_left_ms"]) == ("fenced", 0.0)
+    assert other["state"] == "connected"
 
 
 async def test_tokens_and_keys_are_listed_oldest_first_and_without_digests(control):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
@@ -141,3 +142,21 @@ async def test_it_is_named_by_the_header(tmp_path):
         async with session.post(f"{control.url}/v1/tokens", json=body, headers=headers) as answer:
             made = await answer.json()
     assert made["proxy_url"].endswith("@control.example.com:8080")
+
+
+async def test_revoking_a_proxys_key_ends_the_links_that_it_opened_and_no_other(control, worker):
+    """Without that it went on getting leases, for as long as it kept its link."""
+    secret = await control.key("edge", "proxy")
+    other = await Worker(control, "w-2", pid=1, key=secret).join()
+    await control.call("DELETE", "/v1/keys/edge")
+    async with asyncio.timeout(5):
+        await other.task
+    assert not worker.task.done()
+    reply = await control.call("GET", "/v1/proxies/connect", key=secret)
+    assert reply.status == 401
+    states = {
+        p["proxy_id"]: p["state"]
+        for p in (await control.call("GET", "/v1/proxies")).body["proxies"]
+    }
+    assert states["w-1"] == "connected"
+    assert states.get("w-2", "out_of_reach") == "out_of_reach"

@@ -156,3 +156,27 @@ async def test_nobody_elses_key_speaks_for_a_proxy(control, worker):
     assert (await worker.renew()).revision == worker.revision
     await worker.leave()
     assert isinstance((await Worker(control).join()).received[0], Snapshot), "with its own it may"
+
+
+async def test_a_key_that_is_revoked_while_its_proxy_is_being_stored_gets_no_snapshot(control):
+    """It was good at the door. Without the second look it would have been followed for ever."""
+    secret = await control.key("edge", "proxy")
+    service = control.service
+    original = service.store.commit
+
+    async def revoking(step, **options):
+        if "note_proxy" in repr(step):
+            service.store.commit = original
+            await control.call("DELETE", "/v1/keys/edge")
+        return await original(step, **options)
+
+    service.store.commit = revoking
+    worker = Worker(control, "w-2", key=secret, **ELSEWHERE)
+    worker.socket = await control.session.ws_connect(
+        control.url + "/v1/proxies/connect", headers={"Authorization": f"Bearer {secret}"}
+    )
+    await worker.say(worker.hello)
+    async with asyncio.timeout(5):
+        message = await worker.socket.receive()
+    assert message.type is not aiohttp.WSMsgType.TEXT
+    await worker.socket.close()

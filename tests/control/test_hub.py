@@ -87,6 +87,12 @@ class Clock:
     def __init__(self):
         self.now = NOW
         self.monotonic = 100.0
+        self.steady = 500.0
+
+    def go(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+        self.monotonic += seconds
+        self.steady += seconds
 
 
 @pytest.fixture
@@ -96,7 +102,7 @@ def clock():
 
 @pytest.fixture
 def hub(clock):
-    return Hub(HERE, 1000, lambda: clock.now, lambda: clock.monotonic)
+    return Hub(HERE, 1000, lambda: clock.now, lambda: clock.monotonic, lambda: clock.steady)
 
 
 def joined(hub, said=None, state=STATE):
@@ -316,6 +322,134 @@ def test_last_reports_are_not_kept_for_ever(hub, monkeypatch):
         hub.acknowledge(peer, Ack("e", revision + 1), STATE)
         hub.report(peer, Report(held.kill_id, NOW))
     assert list(peer.released) == [17, 19]
+
+
+def asked(revision: int = 5, epoch: str = "e") -> Renew:
+    return Renew(1.5, NOW, epoch, revision)
+
+
+def leases(outlet: Outlet) -> int:
+    return sum(isinstance(message, Renewed) for message in outlet.sent)
+
+
+def test_a_lease_is_counted_before_the_proxy_hears_of_it(hub, clock):
+    peer, outlet = joined(hub)
+    clock.go(0.25)
+    told = []
+    outlet.send = lambda text: told.append(peer.lease.end)
+    hub.renew(peer, asked(), STATE)
+    assert told == [pytest.approx(500.25 + 1.06)]
+
+
+def test_a_silent_proxy_has_lapsed_when_its_last_lease_is_certainly_over(hub, clock):
+    peer, _ = joined(hub)
+    hub.renew(peer, asked(), STATE)
+    clock.go(1.0)
+    rung = hub.progress.count
+    assert hub.lapse() == pytest.approx(0.06)
+    assert (peer.lapsed, hub.progress.count) == (None, rung)
+    clock.go(0.06)
+    hub.lapse()
+    assert peer.lapsed == Moment(clock.now, clock.monotonic)
+    assert hub.progress.count == rung + 1
+    clock.go(1.0)
+    hub.lapse()
+    assert peer.lapsed == Moment(clock.now - timedelta(seconds=1), clock.monotonic - 1)
+
+
+def test_a_lease_again_is_no_lapse_any_more(hub, clock):
+    peer, _ = joined(hub)
+    clock.go(2.0)
+    hub.lapse()
+    assert peer.lapsed is not None
+    hub.renew(peer, asked(), STATE)
+    hub.lapse()
+    assert peer.lapsed is None
+
+
+def test_the_next_look_is_at_the_first_end(hub, clock):
+    assert hub.lapse() == pytest.approx(1.06)  # whoever joins now has at least that
+    joined(hub)
+    clock.go(0.2)
+    hub.note(record(hello(proxy_id="w-2", pid=2**22 + 2)))
+    assert hub.lapse() == pytest.approx(0.86)
+
+
+def test_a_proxy_that_goes_on_beyond_its_lease_never_lapses(hub, clock):
+    """A word that we do not know promises nothing, either."""
+    for pid, word in enumerate(("keep", "else", "refuse"), start=2**22 + 10):
+        hub.note(replace(record(hello(proxy_id=word, pid=pid)), on_stale=word))
+    clock.go(1000.0)
+    hub.lapse()
+    assert {p.record.on_stale: p.lapsed is not None for p in hub.peers} == {
+        "keep": False,
+        "else": False,
+        "refuse": True,
+    }
+
+
+def test_after_a_start_the_longest_lease_ever_granted_counts(hub, clock):
+    """An earlier control server may have granted it a moment ago, whatever this one grants."""
+    hub.begin(State("e", proxies={"w-1": record(hello())}, longest_lease_ms=10_000))
+    (peer,) = hub.peers
+    hub.attach(peer, hello(), Outlet(), STATE)
+    hub.renew(peer, asked(), STATE)  # for a second only
+    clock.go(10.14)
+    hub.lapse()
+    assert peer.lapsed is None
+    clock.go(0.02)
+    hub.lapse()
+    assert peer.lapsed is not None
+
+
+def test_a_proxy_that_applies_nothing_gets_no_lease(hub, clock):
+    peer, outlet = joined(hub)
+    hub.acknowledge(peer, Ack("e", 5), STATE)
+    issued(hub, kill("K2", 6))
+    state = replace(STATE, revision=6)
+    clock.go(0.4)
+    hub.renew(peer, asked(), state)
+    assert leases(outlet) == 1, "a little late is not too late"
+    end = peer.lease.end
+    for _ in range(8):
+        clock.go(0.25)
+        hub.renew(peer, asked(), state)
+    hub.lapse()
+    assert (leases(outlet), peer.lease.end) == (1, end)
+    assert peer.lapsed is not None
+    hub.renew(peer, asked(6), state)
+    assert leases(outlet) == 2
+    assert peer.lease.end > end
+
+
+def test_a_proxy_that_has_the_head_gets_its_lease_however_long_ago_that_changed(hub, clock):
+    peer, outlet = joined(hub)
+    hub.acknowledge(peer, Ack("e", 5), STATE)
+    for _ in range(8):
+        clock.go(0.25)
+        hub.renew(peer, asked(), STATE)
+    assert leases(outlet) == 8
+
+
+def test_a_snapshot_that_is_not_applied_costs_the_lease_also_in_another_epoch(hub, clock):
+    peer, outlet = joined(hub, hello(epoch="before", revision=9))
+    clock.go(0.6)
+    hub.renew(peer, asked(9, "before"), STATE)
+    assert leases(outlet) == 0
+    hub.acknowledge(peer, Ack("e", 5), STATE)
+    hub.renew(peer, asked(), STATE)
+    assert leases(outlet) == 1
+
+
+def test_what_an_earlier_link_owed_does_not_count_on_the_next(hub, clock):
+    peer, outlet = joined(hub)
+    issued(hub, kill("K2", 6))
+    hub.detach(peer, outlet)
+    clock.go(5.0)
+    again = Outlet()
+    hub.attach(peer, hello(), again, replace(STATE, revision=6))
+    hub.renew(peer, asked(), replace(STATE, revision=6))
+    assert leases(again) == 1
 
 
 def test_a_renewal_names_the_head(hub):

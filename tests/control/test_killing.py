@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from dataclasses import replace
 from datetime import timedelta
 
@@ -292,10 +293,10 @@ async def test_orders_are_in_force_after_a_new_start(tmp_path):
 
 
 async def test_a_frozen_worker_of_an_earlier_start_is_still_pending(tmp_path):
-    async with running_control(tmp_path) as control:
+    async with running_control(tmp_path, lease_ms=60_000) as control:
         worker = await Worker(control, pid=os.getpid()).join()
         agent = await seen(control, worker)
-    async with running_control(tmp_path) as control:
+    async with running_control(tmp_path) as control:  # the longest lease ever granted counts
         receipt = (await control.kill(MAILER, wait_s=0.1)).body
         assert (proxies(receipt), receipt["confirmed"]) == ({"w-1": "pending"}, False)
         # A successor of the same name cannot speak for it.
@@ -325,6 +326,69 @@ async def test_a_worker_that_comes_back_proves_with_its_hello(tmp_path):
         assert receipt["confirmed"]
         assert receipt["proxies"][0]["connections_cut"] is None
         assert (await control.event_types()).count("kill.confirmed") == 1
+
+
+async def left_by_an_earlier_process(tmp_path, **silent) -> tuple[dict, Worker]:
+    """A stored receipt that one worker had confirmed and another not, and that other worker."""
+    async with running_control(tmp_path, lease_ms=3000) as control:
+        worker = await Worker(control, "w-1", pid=os.getpid()).join()
+        await seen(control, worker)
+        other = await Worker(control, "w-2", **silent).join()
+        other.acknowledges = False
+        worker.instances, worker.connections_cut = (cut(MAILER, "i-1"),), 1
+        receipt = (await control.kill(MAILER, wait_s=0.1)).body
+        assert proxies(receipt) == {"w-1": "applied", "w-2": "pending"}
+    return receipt, other
+
+
+def completed_at_last(control, kill_id: str, **states: str):
+    """Whether the stored receipt says so of its proxies."""
+
+    async def is_so():
+        kept = (await control.service.store.kill(kill_id)).receipt
+        return {p.proxy_id: p.state for p in kept.proxies} == states
+
+    return is_so
+
+
+ELSEWHERE = {"pid": 1, "pid_namespace": "pid:[elsewhere]"}
+
+
+async def test_a_receipt_that_an_earlier_process_left_is_completed_by_the_late_ack(tmp_path):
+    before, other = await left_by_an_earlier_process(tmp_path, **ELSEWHERE)
+    kill_id = before["kill_id"]
+    async with running_control(tmp_path, lease_ms=60_000) as control:
+        shown = (await control.call("GET", f"/v1/mesh/kills/{kill_id}")).body["receipt"]
+        assert shown == before
+        back = Worker(control, "w-2", **ELSEWHERE, epoch=other.epoch, revision=1)
+        back.connections_cut = 3
+        await back.join()
+        await until(completed_at_last(control, kill_id, **{"w-1": "applied", "w-2": "applied"}))
+        after = (await control.call("GET", f"/v1/mesh/kills/{kill_id}")).body["receipt"]
+        assert (after["confirmed"], after["halted_at"] is not None) == (True, True)
+        assert [p["connections_cut"] for p in after["proxies"]] == [1, 3]
+        assert after["proxies"][0] == before["proxies"][0]
+        await until(lambda: _has(control, "kill.confirmed"))
+
+
+async def test_a_receipt_that_an_earlier_process_left_is_completed_by_silence(tmp_path):
+    before, _ = await left_by_an_earlier_process(tmp_path, **ELSEWHERE)
+    began = time.monotonic()
+    async with running_control(tmp_path, lease_ms=1000) as control:
+        is_fenced = completed_at_last(
+            control, before["kill_id"], **{"w-1": "applied", "w-2": "fenced"}
+        )
+        await until(is_fenced, timeout=15)
+        assert time.monotonic() - began >= 3.0
+        await until(lambda: _has(control, "kill.confirmed"))
+
+
+async def test_a_receipt_that_an_earlier_process_left_is_completed_by_the_end(tmp_path):
+    before, _ = await left_by_an_earlier_process(tmp_path, **NO_PROCESS)
+    async with running_control(tmp_path, lease_ms=60_000) as control:
+        await until(
+            completed_at_last(control, before["kill_id"], **{"w-1": "applied", "w-2": "gone"})
+        )
 
 
 async def test_a_kill_that_cannot_be_stored_is_pushed_all_the_same(control, worker):
@@ -377,7 +441,7 @@ async def test_a_worker_without_the_head_gets_no_lease_for_it(control, worker):
     await control.token(MAILER)
     renewed = await worker.renew()
     assert isinstance(renewed, Renewed)
-    assert (renewed.revision, renewed.lease_ms, renewed.view_age_ms) == (1, 1000, 0)
+    assert (renewed.revision, renewed.lease_ms, renewed.view_age_ms) == (1, 60_000, 0)
 
 
 async def test_an_order_lifted_while_it_is_waited_for_ends_the_wait(control, worker):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timezone
 
 import pytest
@@ -10,7 +11,7 @@ from haltwire_control import public_api
 from haltwire_control.metrics import CONTENT_TYPE, Metrics
 from haltwire_control.state import SYSTEM, NewEvent, State
 from prometheus_client.parser import text_string_to_metric_families
-from support.control import usage
+from support.control import Worker, usage
 from support.stores import failing
 
 NAMES = {
@@ -21,6 +22,8 @@ NAMES = {
     "haltwire_kills_confirmed",
     "haltwire_kills_issued",
     "haltwire_leases_lost",
+    "haltwire_leases_overrun",
+    "haltwire_stale_seconds",
     "haltwire_limits_hit",
     "haltwire_orders_in_force",
     "haltwire_orders_volatile",
@@ -110,6 +113,7 @@ async def test_what_a_proxy_says_is_added_up(control, worker, scrape):
                 "refused.no_such_code": 2,
                 "limit.agent_requests": 5,
                 "leases_lost": 1,
+                "stale_ms": 2500,
                 "from_next_year": 3,
             },
         )
@@ -121,10 +125,32 @@ async def test_what_a_proxy_says_is_added_up(control, worker, scrape):
     assert said["haltwire_refusals_total", "agent_killed"] == 2
     assert said["haltwire_limits_hit_total", "agent_requests"] == 5
     assert said["haltwire_leases_lost_total",] == 1
+    assert said["haltwire_stale_seconds_total",] == 2.5
     assert said["haltwire_connections",] == 7
-    assert said["haltwire_proxies", "connected"] == 1
+    assert [said["haltwire_proxies", s] for s in ("connected", "disconnected", "fenced")] == [
+        1,
+        0,
+        0,
+    ]
     assert "no_such_code" not in text
     assert "from_next_year" not in text
+
+
+async def test_every_proxy_is_counted_once_by_how_it_stands(control, worker, scrape):
+    elsewhere = {"pid": 1, "pid_namespace": "pid:[elsewhere]"}
+    away = await Worker(control, "w-2", **elsewhere).join()
+    await away.leave()
+    await Worker(control, "w-3", **elsewhere, started_ticks=7).join()
+    peers = {peer.record.proxy_id: peer for peer in control.service.hub.peers}
+    peers["w-3"].lease.end = 0.0
+    control.service.hub.lapse()
+    async with asyncio.timeout(5):
+        while peers["w-2"].outlet is not None:
+            await asyncio.sleep(0.01)
+    said = samples(await scrape())
+    assert said["haltwire_proxies", "connected"] == 1
+    assert said["haltwire_proxies", "disconnected"] == 1
+    assert said["haltwire_proxies", "fenced"] == 1
 
 
 async def test_it_names_nobody(control, worker, scrape):

@@ -8,7 +8,15 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from haltwire.wire.messages import CutInstance, Report
 from haltwire.wire.names import AgentRef
-from haltwire.wire.receipts import APPLIED, GONE, PENDING, InFlight, ProxyState, SinceMetadata
+from haltwire.wire.receipts import (
+    APPLIED,
+    FENCED,
+    GONE,
+    PENDING,
+    InFlight,
+    ProxyState,
+    SinceMetadata,
+)
 from haltwire.wire.selectors import Selector
 from haltwire_control.ledger import Instance
 from haltwire_control.receipts import (
@@ -44,6 +52,13 @@ def proxy(
     return Evidence(shown, at if applied else None, report if applied else None, **halted | more)
 
 
+def fenced(name: str = "w-2", ms: float = 1060.0, most: int | None = 4096) -> Evidence:
+    at = NOW + ms / 1000 * SECOND
+    return Evidence(
+        ProxyState(name, FENCED, ms), halted_at=at, halted_in_ms=ms, agent_residual_max=most
+    )
+
+
 def instance(name: str = "i-1", **more) -> Instance:
     return Instance(MAILER, name, NOW, **{"seen_at_proxy": NOW, **more})
 
@@ -66,6 +81,11 @@ CONFIRMED = {
     "by all": ([proxy(), proxy("w-2")], known(instance()), None),
     "one is pending": ([proxy(), proxy("w-2", PENDING)], known(instance()), "proxy_pending"),
     "one has ended": ([proxy(), proxy("w-2", GONE)], known(instance()), None),
+    "one is fenced": ([proxy(), fenced()], known(instance()), None),
+    "all are fenced": ([fenced()], known(instance()), None),
+    "fenced and ended": ([fenced(), proxy("w-3", GONE)], known(instance()), None),
+    "fenced and pending": ([fenced(), proxy("w-1", PENDING)], known(instance()), "proxy_pending"),
+    "fenced, and nobody known": ([fenced()], known(), "no_agent"),
     "no proxy": ([], known(instance()), "no_proxy"),
     "only ended ones": ([proxy("w-2", GONE)], known(instance()), "no_proxy"),
     "nobody known": ([proxy()], known(), "no_agent"),
@@ -94,6 +114,44 @@ def test_it_is_halted_with_the_last_ack():
 def test_without_proof_nothing_is_halted(evidence):
     receipt = receipt_of(request(), evidence, known(instance()))
     assert (receipt.halted_at, receipt.halted_in_ms) == (None, None)
+
+
+def test_it_is_halted_with_the_last_fence_when_that_is_later():
+    receipt = receipt_of(request(), [proxy(), fenced()], known(instance()))
+    assert (receipt.halted_in_ms, receipt.halted_at) == (1060.0, NOW + SECOND * 1.06)
+
+
+def test_who_ended_without_a_word_counts_until_its_end():
+    gone = proxy("w-2", GONE, halted_at=NOW + SECOND, halted_in_ms=1000.0)
+    receipt = receipt_of(request(), [proxy(), gone], known(instance()))
+    assert (receipt.halted_in_ms, receipt.halted_at) == (1000.0, NOW + SECOND)
+
+
+def test_a_drain_is_confirmed_with_a_fenced_proxy_but_not_over():
+    silent = replace(fenced(), halted_at=None, halted_in_ms=None)
+    receipt = receipt_of(request("drain"), [proxy(), silent], known(instance()))
+    assert (receipt.confirmed, receipt.halted_at) == (True, None)
+    assert receipt.instances[0].stopped_by is None
+
+
+def test_what_a_fenced_proxy_did_is_not_known_and_never_0():
+    evidence = [proxy("w-1", APPLIED, 5.0, cut(connections_cut=0)), fenced()]
+    receipt = receipt_of(request(), evidence, known(instance()))
+    (state,) = receipt.proxies[1:]
+    assert (state.connections_cut, state.connections_live, state.connections_held) == (None,) * 3
+    (shown,) = receipt.instances
+    assert (shown.connections_cut, shown.last_byte_at) == (None, None)
+    assert shown.since_metadata == SinceMetadata(None, None)
+    assert shown.stopped_by == "proxy"
+
+
+@pytest.mark.parametrize(
+    ("most", "agents", "residual"), [(4096, 3, 12_288), (None, 3, None), (4096, 0, None)]
+)
+def test_what_a_fenced_proxy_may_still_send_grows_with_the_agents(most, agents, residual):
+    names = frozenset(AgentRef.parse(f"agent://acme/prod/a{i}") for i in range(agents))
+    receipt = receipt_of(request(), [fenced(most=most)], Known((), names))
+    assert receipt.proxies[0].residual_bytes_max == residual
 
 
 def test_nobody_is_stopped_while_a_proxy_is_pending():

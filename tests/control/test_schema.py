@@ -13,6 +13,7 @@ from haltwire_control.sqlite_reads import connect
 from haltwire_control.state import (
     Key,
     Lifting,
+    LongestLease,
     Note,
     Order,
     ProxyRecord,
@@ -43,8 +44,10 @@ def test_every_live_record_comes_back(database):
     orders = tuple(Order(kill, "Y1", 5) for kill in (KILL, DRAIN, HOLD))
     token = Token("T1", "d1", MAILER, None, NOW, "key:ada")
     key = Key("Y1", "d2", "ada", "operator", NOW, "key:admin")
-    proxy = ProxyRecord("w-1", "box", "boot", 7, "pid:[1]", 100, "1", NOW)
-    for record in (*orders, token, key, proxy):
+    proxy = ProxyRecord(
+        "w-1", "box", "boot", 7, "pid:[1]", 100, "1", NOW, None, "refuse", agent_residual_max=4096
+    )
+    for record in (*orders, token, key, proxy, LongestLease(1000), LongestLease(5000)):
         schema.write(database, record)
     state = schema.load_state(database, 10)
     assert (state.epoch, state.revision) == ("e", 7)
@@ -52,6 +55,7 @@ def test_every_live_record_comes_back(database):
     assert state.tokens == {"d1": token}
     assert state.keys == {"d2": key}
     assert state.proxies == {"w-1": proxy}
+    assert state.longest_lease_ms == 5000
 
 
 def test_what_has_ended_is_kept_but_is_not_state(database):
@@ -100,7 +104,28 @@ def test_notes_are_all_kept(database):
 
 def test_migrations_are_applied_once(database):
     schema.migrations.apply(Database(database, execute_plugins=False))
-    assert len(schema.migrations.applied(Database(database, execute_plugins=False))) == 2
+    assert len(schema.migrations.applied(Database(database, execute_plugins=False))) == 3
+
+
+def test_a_proxy_of_an_earlier_version_stops_beyond_its_lease(tmp_path):
+    connection = connect(tmp_path / "old.db", create=True)
+    old = Database(connection, execute_plugins=False)
+    schema.migrations.apply(old, stop_before="m003_leases")
+    connection.execute(
+        "INSERT INTO proxies (proxy_id, host, boot_id, pid, pid_namespace, started_ticks, version, first_seen_at) "
+        "VALUES ('w-1', 'box', 'boot', 7, 'pid:[1]', 100, '1', '2026-11-22T09:30:00Z')"
+    )
+    connection.execute("INSERT INTO meta VALUES ('epoch', 'e'), ('revision', '7')")
+    schema.migrations.apply(old)
+    state = schema.load_state(connection, 10)
+    proxy = state.proxies["w-1"]
+    assert (proxy.on_stale, proxy.stops_when_stale, proxy.agent_residual_max) == (
+        "hold",
+        True,
+        None,
+    )
+    assert state.longest_lease_ms == 0
+    connection.close()
 
 
 def test_a_file_of_the_first_version_is_brought_up_with_its_events(tmp_path):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
 from haltwire_control import service as module
+from haltwire_control.service import Service
 from haltwire_control.state import SYSTEM, NewEvent
-from support.control import Worker
+from haltwire_control.store import StoreError
+from support.control import Worker, running_control
 from support.stores import failing
 
 MAILER = "agent://acme/prod/mailer"
@@ -57,3 +60,27 @@ async def test_what_was_volatile_is_no_longer_when_it_is_stored(control):
     service.state = replace(service.state, volatile=frozenset({"K1", "K2"}))
     service.stored(frozenset({"K1"}))
     assert service.state.volatile == {"K2"}
+
+
+async def test_the_longest_lease_is_stored_before_one_is_granted(tmp_path):
+    async with running_control(tmp_path, lease_ms=5000) as control:
+        assert control.service.state.longest_lease_ms == 5000
+    async with running_control(tmp_path, lease_ms=300) as control:
+        assert control.service.state.longest_lease_ms == 5000
+        worker = await Worker(control).join()
+        assert worker.received[0].settings.lease_ms == 300
+        assert (await worker.renew()).lease_ms == 300
+
+
+async def test_a_store_that_takes_nothing_grants_no_longer_leases_than_before(tmp_path, caplog):
+    async with running_control(tmp_path, lease_ms=300) as control:
+        service = Service(control.service.store, control.service.ledger, 5000)
+        service.state = control.service.state
+        with failing(control.service.store):
+            await service.begin_leases()
+        assert service.hub.lease_ms == 300
+        assert "leases stay at 300 ms instead of 5000" in caplog.text
+        service.state = replace(service.state, longest_lease_ms=0)
+        service.hub.lease_ms = 5000
+        with failing(control.service.store), pytest.raises(StoreError):
+            await service.begin_leases()

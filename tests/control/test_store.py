@@ -230,3 +230,19 @@ async def test_a_closed_store_takes_nothing(tmp_path):
     with pytest.raises(StoreError):
         await store.probe()
     await store.close()
+
+
+async def test_what_was_revoked_is_known_for_ever(tmp_path):
+    path = tmp_path / "haltwire.db"
+    tokens = [
+        Token(f"T{n}", f"d{n}", Selector.parse("agent://acme/prod/mailer"), None, NOW, "key:ada")
+        for n in (1, 2)
+    ]
+    async with opened(path) as (store, _):
+        for token in tokens:
+            await store.commit(partial(access.create_token, token=token, actor=SYSTEM))
+        step = partial(access.revoke_token, token_id="T1", actor=SYSTEM, now=NOW)
+        await store.commit(step)
+    async with opened(path) as (store, _):
+        assert await store.revoked(["d1", "d2", "d3"]) == {"d1"}
+        assert await store.revoked([]) == frozenset()

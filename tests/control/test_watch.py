@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 from haltwire.wire.messages import CutInstance, Report
 from haltwire.wire.names import AgentRef
@@ -14,6 +14,7 @@ from haltwire_control.state import ProxyRecord
 from haltwire_control.watch import REPORTS_WITHIN_S, Watch
 
 NOW = datetime(2026, 11, 22, 9, 30, tzinfo=timezone.utc)
+SECOND = timedelta(seconds=1)
 REPORT = Report("K1", NOW)
 MAILER = AgentRef.parse("agent://acme/prod/mailer")
 
@@ -87,6 +88,7 @@ def test_an_ended_proxy_is_not_waited_for_and_proof_outlives_it():
     seen = watch(one, other)
     look(seen)
     one.gone = other.gone = True
+    look(seen)
     assert not seen.is_pending
     assert states(seen) == ["applied", "gone"]
 
@@ -196,4 +198,102 @@ def test_known_changes_with_what_is_proven():
     seen = watch(one)
     before = seen.known
     one.gone = True
+    look(seen)
     assert seen.known != before
+
+
+def test_a_silent_proxy_without_a_lease_is_fenced_from_when_that_was_certain():
+    one, other = peer("w-1"), peer("w-2")
+    one.record = replace(one.record, agent_residual_max=4096)
+    one.lapsed = Moment(NOW + SECOND, 101.06)
+    seen = watch(one, other)
+    look(seen, 100.0)
+    look(seen, 103.0)
+    assert (seen.is_pending, states(seen)) == (True, ["fenced", "pending"])
+    (item, _) = seen.evidence()
+    assert (item.state.latency_ms, item.halted_in_ms) == (1060.0, 1060.0)
+    assert (item.halted_at, item.agent_residual_max) == (NOW + SECOND, 4096)
+    assert (item.state.connections_cut, item.state.residual_bytes_max) == (None, None)
+    other.lapsed = Moment(NOW + SECOND, 103.06)
+    look(seen, 103.06)
+    assert (seen.is_pending, seen.is_complete) == (False, False), "it may still come back"
+    assert seen.reports_until < 103.0, "nobody waits for that"
+
+
+def test_who_had_no_lease_before_the_order_is_fenced_with_its_commit():
+    """Before, nothing was ordered: its silence then proves nothing of the order."""
+    one = peer()
+    one.lapsed = Moment(NOW - 3600 * SECOND, 20.0)
+    seen = watch(one)
+    look(seen, 100.25)
+    (item,) = seen.evidence()
+    assert (item.state.state, item.halted_in_ms, item.halted_at) == ("fenced", 250.0, NOW)
+
+
+def test_a_lease_that_was_granted_since_unsays_no_fence():
+    """It was granted with the order in it: whoever has not applied that has no lease by it."""
+    one = peer()
+    one.lapsed = Moment(NOW, 101.06)
+    seen = watch(one)
+    look(seen, 101.06)
+    one.lapsed = None
+    look(seen, 102.0)
+    assert states(seen) == ["fenced"]
+
+
+def test_the_ack_of_a_fenced_proxy_tells_what_it_cut_and_changes_no_time():
+    one = peer()
+    one.lapsed = Moment(NOW, 101.06)
+    seen = watch(one)
+    look(seen, 101.06)
+    one.enforced["K1"] = Enforcement(5, NOW + 9 * SECOND, 110.0, 3, REPORT)
+    look(seen, 110.0)
+    (item,) = seen.evidence()
+    assert (item.state.state, item.state.connections_cut, item.state.latency_ms) == (
+        "applied",
+        3,
+        10_000.0,
+    )
+    assert (item.halted_in_ms, item.halted_at) == (1060.0, NOW)
+    assert seen.is_complete
+
+
+def test_a_drain_has_not_ended_at_a_fenced_proxy():
+    """When it is back it lets what is open there finish, so bytes may still move."""
+    one = peer()
+    one.lapsed = Moment(NOW, 101.06)
+    seen = watch(one, mode="drain")
+    look(seen, 101.06)
+    assert (seen.is_pending, seen.waits_for_ends, states(seen)) == (False, True, ["fenced"])
+    assert seen.evidence()[0].halted_at is None
+    one.gone = True
+    look(seen, 105.0)
+    (item,) = seen.evidence()
+    assert (item.state.state, item.halted_in_ms) == ("gone", 5000.0)
+
+
+def test_a_hold_is_halted_at_a_fenced_proxy():
+    one = peer()
+    one.lapsed = Moment(NOW, 101.06)
+    seen = watch(one, mode="hold")
+    look(seen, 101.06)
+    assert (states(seen), seen.evidence()[0].halted_in_ms) == (["fenced"], 1060.0)
+
+
+def test_for_a_resume_a_silent_proxy_stays_pending():
+    one = peer()
+    one.lapsed = Moment(NOW, 101.06)
+    seen = watch(one, mode=RESUME)
+    look(seen, 105.0)
+    assert (seen.is_pending, states(seen)) == (True, ["pending"])
+
+
+def test_who_ended_without_a_word_may_have_passed_something_until_then():
+    one, other = peer("w-1"), peer("w-2")
+    other.lapsed = Moment(NOW, 101.06)
+    seen = watch(one, other)
+    look(seen, 101.06)
+    one.gone = other.gone = True
+    look(seen, 104.0)
+    assert states(seen) == ["gone", "gone"]
+    assert [item.halted_in_ms for item in seen.evidence()] == [4000.0, 1060.0]

@@ -236,8 +236,7 @@ async def test_a_worker_shows_its_key_to_nobody_it_does_not_know(tmp_path):
     instructions = {
         "proxy_id": "w-1",
         "control_url": f"https://127.0.0.1:{impostor.port}",
-        "control_ca": str(ensure_ca(tmp_path / "data")),
-        "control_pins": None,
+        "control_trust": ["ours", str(ensure_ca(tmp_path / "data"))],
         "listener_tls": None,
         "proxy_key": "hwk_" + "p" * 43,
         "data_dir": str(tmp_path / "data"),

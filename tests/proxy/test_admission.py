@@ -1,10 +1,11 @@
 """The order in which the first head of a connection is judged, and by what it is refused first."""
 
 import pytest
-from haltwire_proxy.admission import Admitted, Turned, admit
+from haltwire_proxy.admission import Admitted, Early, Turned, admit
 from haltwire_proxy.clock import boottime, utc_now
 from haltwire_proxy.enforcer import Enforcer
 from haltwire_proxy.head import Head
+from haltwire_proxy.staleness import Rule
 from support.world import INTERCEPTED, SECRET, basic
 
 PEER = "127.0.0.1"
@@ -26,6 +27,8 @@ def code(turned: Admitted | Turned) -> str:
 
 async def test_without_orders_to_judge_by_nobody_is_even_asked_who_it_is(world):
     world.services.enforcer = Enforcer(boottime, utc_now)
+    assert isinstance(admit(world.services, head("a.test:443", None), PEER), Early)
+    world.services.enforcer = Enforcer(boottime, utc_now, rule=Rule("refuse"))
     turned = admit(world.services, head("a.test:443", None), PEER)
     assert code(turned) == "enforcement_unknown"
     assert not turned.of_credentials

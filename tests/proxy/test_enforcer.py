@@ -1,6 +1,8 @@
 """Orders into cuts, questions into decisions, in one step."""
 
 import asyncio
+import os
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import pytest
@@ -9,6 +11,7 @@ from haltwire.wire.names import AgentRef
 from haltwire_proxy.enforcer import Enforcer, HeldUpError
 from haltwire_proxy.gate import Held
 from haltwire_proxy.identity import Identity
+from haltwire_proxy.staleness import DEFAULT, Rule
 from support.world import SECRET, TOKENS, kill
 
 NOW = datetime(2026, 11, 22, tzinfo=timezone.utc)
@@ -36,6 +39,15 @@ class Client:
         self.frozen = False
 
 
+class Upstream(Client):
+    def fileno(self):
+        return NOWHERE
+
+
+NOWHERE = os.open(os.devnull, os.O_RDONLY)
+"A descriptor that is open, and no socket."
+
+
 @pytest.fixture
 def clock():
     return [100.0]
@@ -43,15 +55,23 @@ def clock():
 
 @pytest.fixture
 def enforcer(clock):
-    made = Enforcer(lambda: clock[0], lambda: NOW)
+    return leased(clock)
+
+
+def leased(clock, rule=DEFAULT):
+    made = Enforcer(lambda: clock[0], lambda: NOW, rule=rule)
     made.apply(Snapshot("e", 1, (), (), TOKENS, Settings(1000)))
     made.renewed(Renewed(clock[0], "e", 1, 1000))
     return made
 
 
-def live(enforcer, identity=ME):
+def live(enforcer, identity=ME, *, tunnelled=True):
+    """A client of a connection with an upstream, or of one that has asked for nothing yet."""
     client = Client()
-    enforcer.connections.register(identity, "tunnel", "a.test", client)
+    kind = "tunnel" if tunnelled else "inspected"
+    connection = enforcer.connections.register(identity, kind, "a.test", client)
+    if tunnelled:
+        connection.upstreams.append(Upstream())
     return client
 
 
@@ -59,13 +79,15 @@ def order(mode, revision=2, selector="agent://acme/prod/mailer", **more):
     return kill(selector, revision, mode=mode, **more)
 
 
-def test_before_the_first_snapshot_nothing_is_known_and_nothing_passes(clock):
-    blank = Enforcer(lambda: clock[0], lambda: NOW)
+@pytest.mark.parametrize("on_stale", ["hold", "refuse", "keep"])
+def test_before_the_first_snapshot_nothing_is_known_and_nothing_passes(clock, on_stale):
+    blank = Enforcer(lambda: clock[0], lambda: NOW, rule=Rule(on_stale))
     assert blank.tokens is None
-    refusal = blank.decide(ME)
-    assert refusal is not None
-    assert refusal.code == "enforcement_unknown"
     assert not blank.may_pass()
+    assert (blank.decide(ME) == Held(None)) is (on_stale != "refuse")
+    clock[0] += 10.0
+    assert not blank.may_pass()
+    assert blank.decide(ME).code == "enforcement_unknown"
 
 
 def test_a_kill_cuts_then_acknowledges_then_reports(enforcer):
@@ -115,15 +137,55 @@ def test_a_revoked_token_severs_who_used_it(enforcer):
     assert client.aborted
 
 
-def test_the_end_of_the_lease_cuts_at_the_next_write(enforcer, clock):
+def test_the_end_of_the_lease_freezes_at_the_next_write_and_later_cuts(enforcer, clock):
     client = live(enforcer)
     clock[0] += 0.99
     assert enforcer.may_pass()
+    assert not client.frozen
+    clock[0] += 0.02
+    assert not enforcer.may_pass()
+    assert client.frozen
+    assert enforcer.decide(ME) == Held(None)
+    clock[0] += 9.98
+    assert not enforcer.may_pass()
     assert not client.aborted
     clock[0] += 0.02
     assert not enforcer.may_pass()
     assert client.aborted
     assert enforcer.decide(ME).code == "enforcement_unknown"
+
+
+def test_a_lease_in_time_lets_go_on_and_one_that_is_too_late_does_not_bring_back(enforcer, clock):
+    client = live(enforcer)
+    clock[0] += 5.0
+    enforcer.renewed(Renewed(clock[0], "e", 1, 1000))
+    assert not client.frozen
+    clock[0] += 11.0
+    enforcer.renewed(Renewed(clock[0], "e", 1, 1000))
+    assert client.aborted
+    assert enforcer.decide(ME) is None
+
+
+def test_an_answer_to_what_was_asked_before_a_stall_gives_nothing(enforcer, clock):
+    """Whoever stood still for longer than the lease has none, whatever waits in its socket."""
+    client = live(enforcer)
+    asked_at = clock[0] + 0.2
+    clock[0] += 5.0
+    enforcer.renewed(Renewed(asked_at, "e", 1, 1000))
+    assert client.frozen
+    assert enforcer.decide(ME) == Held(None)
+
+
+def test_a_renewal_behind_a_delta_that_is_not_applied_yet_lets_nothing_go_on(enforcer, clock):
+    """The head revision that it names is what has to be in force here; then the order has cut."""
+    client = live(enforcer)
+    clock[0] += 5.0
+    enforcer.renewed(Renewed(clock[0], "e", 2, 1000))
+    assert client.frozen
+    enforcer.apply(Delta(1, 2, kills=(order("cut"),)))
+    assert client.aborted
+    enforcer.renewed(Renewed(clock[0], "e", 2, 1000))
+    assert enforcer.decide(ME).code == "agent_killed"
 
 
 def test_a_revision_that_is_not_applied_here_brings_no_lease(enforcer, clock):
@@ -244,13 +306,100 @@ def test_a_cut_wins(enforcer, before):
     assert enforced.ack.connections_cut == 1
 
 
-def test_the_lease_comes_before_a_hold(enforcer, clock):
+@pytest.mark.parametrize("mode", ["hold", "drain", "cut"])
+def test_an_order_that_comes_meanwhile_does_what_it_says(enforcer, clock, mode):
+    """What it cuts is cut before anything goes on, and is reported as cut, not as held."""
+    client = live(enforcer)
+    clock[0] += 5.0
+    enforced = enforcer.apply(Delta(1, 2, kills=(order(mode, grace_s=30.0),)))
+    assert client.frozen
+    (report,) = enforced.reports()
+    (instance,) = report.instances
+    assert enforced.ack.connections_cut == instance.connections_cut == (mode == "cut")
+    assert instance.connections_held == (mode == "hold")
+    assert client.aborted is (mode == "cut")
+    enforcer.renewed(Renewed(clock[0], "e", 2, 1000))
+    assert client.frozen is (mode != "drain")
+
+
+def test_an_order_that_is_lifted_meanwhile_lets_nothing_go_on_before_the_lease(enforcer, clock):
     client = live(enforcer)
     enforcer.apply(Delta(1, 2, kills=(order("hold"),)))
-    clock[0] += 1.1
-    assert not enforcer.may_pass()
+    clock[0] += 5.0
+    enforced = enforcer.apply(Delta(2, 3, lifted=("K000000000002",)))
+    assert client.frozen
+    (report,) = enforced.reports()
+    assert (report.instances[0].connections_held, report.instances[0].connections_live) == (0, 1)
+    enforcer.renewed(Renewed(clock[0], "e", 3, 1000))
+    assert not client.frozen
+
+
+def test_a_drain_whose_grace_is_over_meanwhile_cuts_before_the_rest_goes_on(enforcer, clock):
+    client = live(enforcer)
+    enforcer.apply(Delta(1, 2, kills=(order("drain", grace_s=2.0),)))
+    clock[0] += 5.0
+    enforcer.lease.look()
+    enforcer.renewed(Renewed(clock[0], "e", 2, 1000))
     assert client.aborted
+    (report,) = enforcer.changed_reports()
+    assert (report.live, report.instances[0].connections_cut) == (0, 1)
+
+
+def test_what_is_no_longer_allowed_when_the_lease_is_back_does_not_go_on(enforcer, clock):
+    """Each change has been applied when it came; this is asked once more, before a byte moves."""
+    client = live(enforcer)
+    clock[0] += 5.0
+    enforcer.lease.look()
+    before = enforcer.replica.view
+    enforcer.replica.view = replace(before, token_ids=frozenset())
+    enforcer.renewed(Renewed(clock[0], "e", 1, 1000))
+    assert client.aborted
+
+
+@pytest.mark.parametrize("mode", ["hold", "drain"])
+def test_what_the_end_of_the_lease_cuts_is_told_by_holds_and_drains(enforcer, clock, mode):
+    clients = [live(enforcer), live(enforcer, tunnelled=False)]
+    enforcer.apply(Delta(1, 2, kills=(order(mode, grace_s=30.0),))).reports()
+    clock[0] += 1.0
+    enforcer.lease.look()
+    clock[0] += 10.0
+    enforcer.lease.look()
+    assert [client.aborted for client in clients] == [True, False]
+    (report,) = enforcer.changed_reports()
+    (instance,) = report.instances
+    assert (instance.connections_cut, instance.connections_held) == (1, 0)
+    assert (instance.connections_live, instance.lost_while_held) == (0, 0)
+
+
+def test_a_proxy_that_is_to_refuse_freezes_what_lives_all_the_same(clock):
+    enforcer = leased(clock, Rule("refuse"))
+    client = live(enforcer)
+    clock[0] += 1.5
     assert enforcer.decide(ME).code == "enforcement_unknown"
+    assert client.frozen
+    enforcer.renewed(Renewed(clock[0], "e", 1, 1000))
+    assert not client.frozen
+
+
+def test_a_proxy_that_is_to_keep_goes_on_under_the_orders_that_it_knows(clock):
+    enforcer = leased(clock, Rule("keep"))
+    client = live(enforcer)
+    clock[0] += 1000.0
+    assert enforcer.may_pass()
+    assert enforcer.decide(ME) is None
+    assert not client.frozen
+    assert enforcer.tallies.totals == {"leases_lost": 1, "leases_overrun": 1}
+    enforcer.apply(Delta(1, 2, kills=(order("cut"),)))
+    assert client.aborted
+    assert enforcer.decide(ME).code == "agent_killed"
+
+
+def test_the_time_without_a_lease_is_counted(enforcer, clock):
+    clock[0] += 1.5
+    enforcer.lease.look()
+    clock[0] += 2.0
+    enforcer.renewed(Renewed(clock[0], "e", 1, 1000))
+    assert enforcer.tallies.totals == {"leases_lost": 1, "stale_ms": 2500}
 
 
 def test_what_goes_on_is_told_again_after_a_snapshot(enforcer):

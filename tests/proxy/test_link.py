@@ -345,3 +345,37 @@ async def test_totals_are_told_when_nothing_else_has_changed_and_again_on_a_new_
     control.heard.clear()
     await control.links[-1].close()
     await control.hear(Usage, lambda u: u.totals == {"limit.head_s": 1})
+
+
+async def test_one_that_lets_nobody_in_is_asked_ever_more_rarely(control, linked):
+    """It counted as connected: with a key that was just revoked, or before a store that failed, twenty times a second."""
+    control.granting = False
+    began = asyncio.get_running_loop().time()
+    await control.hear(Hello)
+    for times in range(2, 6):
+        await control.links[-1].close()
+        async with asyncio.timeout(10):
+            while sum(isinstance(said, Hello) for said in control.heard) < times:
+                await asyncio.sleep(0.005)
+    # 50 ms, then twice that each time, each of it at least half.
+    assert asyncio.get_running_loop().time() - began > 0.375
+
+
+async def test_it_tells_its_ca_and_hears_where_the_control_server_is(control):
+    class Place:
+        heard = None
+
+        def announced(self, settings):
+            self.heard = settings
+
+    place, ready = Place(), asyncio.Event()
+    async with aiohttp.ClientSession() as session:
+        url = str(control.server.make_url("/"))
+        enforcer = Enforcer(boottime, utc_now)
+        made = Link(session, enforcer, url, "hwk_key", "w1", ready.set, "PEM", place)
+        task = asyncio.get_running_loop().create_task(made.run())
+        await asyncio.wait_for(ready.wait(), 5)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert (await control.hear(Hello)).authority == "PEM"
+    assert place.heard == Settings(LEASE_MS)

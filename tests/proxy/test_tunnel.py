@@ -84,7 +84,7 @@ async def test_a_kill_lets_nothing_that_is_queued_leave(world):
     accepted, _ = await loop.sock_accept(listener)
     wire.writer.write(b"x" * 6_000_000)
     (connection,) = world.enforcer.connections.everything()
-    while connection.bytes_up < 500_000:
+    while not connection.upstreams[0].unwritten():
         await asyncio.sleep(0.01)
     written = connection.upstreams[0].written
     world.kill("agent://acme/prod/mailer")

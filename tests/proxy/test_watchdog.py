@@ -1,4 +1,4 @@
-"""How long an inspected connection may be idle: a hold does not count."""
+"""How long an inspected connection may be idle: what stands still does not count."""
 
 import asyncio
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ from haltwire_proxy.watchdog import Watchdog
 
 @pytest.fixture
 async def watched():
-    owned, fired = SimpleNamespace(held=False), asyncio.Event()
+    owned, fired = SimpleNamespace(frozen=False), asyncio.Event()
 
     async def fire():
         fired.set()
@@ -35,11 +35,11 @@ async def test_one_that_moves_is_not(watched):
     await asyncio.wait_for(watched.fired.wait(), 5)
 
 
-async def test_one_that_is_held_is_not_until_it_goes_on(watched):
-    watched.owned.held = True
+async def test_one_that_is_frozen_is_not_until_it_goes_on(watched):
+    watched.owned.frozen = True
     await asyncio.sleep(0.8)
     assert not watched.fired.is_set()
-    watched.owned.held = False
+    watched.owned.frozen = False
     await asyncio.wait_for(watched.fired.wait(), 5)
 
 

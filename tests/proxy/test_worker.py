@@ -49,6 +49,12 @@ async def control(aiohttp_server):
 
 @pytest.fixture
 async def worker(control, data_dir):
+    async with started(control.port, data_dir) as process:
+        yield process
+
+
+@contextlib.asynccontextmanager
+async def started(control_port, data_dir, **more):
     listener = socket.create_server(("127.0.0.1", 0))
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -62,10 +68,10 @@ async def worker(control, data_dir):
     config = {
         "proxy_id": "w1",
         "listen_fd": listener.fileno(),
-        "control_url": str(control.make_url("/")),
+        "control_url": f"http://127.0.0.1:{control_port}",
         "proxy_key": "hwk_key",
         "data_dir": str(data_dir),
-        "own_addresses": [["127.0.0.1", control.port]],
+        **more,
     }
     process.stdin.write(json.dumps(config).encode() + b"\n")
     assert await asyncio.wait_for(process.stdout.readline(), 20) == b"ready\n"
@@ -119,3 +125,16 @@ async def test_a_killed_worker_resets_what_it_carried(worker, origin):
     os.kill(worker.pid, signal.SIGKILL)
     await asyncio.wait_for(origin.connections[0].ended.wait(), 2)
     await wire.ended()
+
+
+async def test_without_a_control_server_it_is_ready_if_told_so_and_lets_nothing_through(
+    data_dir, origin, unused_tcp_port
+):
+    options = {"wait_for_control": False, "on_stale": "refuse"}
+    async with started(unused_tcp_port, data_dir, **options) as worker:
+        wire = await Wire.open(worker.port)
+        auth = f"Proxy-Authorization: {basic('acme.prod.mailer', SECRET)}"
+        answer = await wire.request("GET", f"{origin.url}/echo", f"Host: {origin.host}", auth)
+        assert (answer.status, answer.json()["error"]) == (503, "enforcement_unknown")
+        assert origin.requests == []
+        wire.close()

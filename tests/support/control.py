@@ -109,13 +109,8 @@ async def running_control(data_dir: Path, **options: Any) -> AsyncIterator[Contr
     listener.bind(("127.0.0.1", 0))
     listener.listen(256)
     port = listener.getsockname()[1]
-    config = ControlConfig(
-        str(data_dir),
-        listener.detach(),
-        local_proxy_key=PROXY_KEY,
-        proxy_url="http://127.0.0.1:8080",
-        **options,
-    )
+    usual = {"local_proxy_key": PROXY_KEY, "proxy_url": "http://127.0.0.1:8080"}
+    config = ControlConfig(str(data_dir), listener.detach(), **(usual | options))
     async with control_server(config) as running, aiohttp.ClientSession() as session:
         control = Control(
             f"http://127.0.0.1:{port}",
@@ -136,8 +131,11 @@ async def running_control(data_dir: Path, **options: Any) -> AsyncIterator[Contr
 class Worker:
     """A proxy worker without a proxy: it applies, acknowledges and reports."""
 
-    def __init__(self, control: Control, proxy_id: str = "w-1", **hello: Any) -> None:
+    def __init__(
+        self, control: Control, proxy_id: str = "w-1", key: str = PROXY_KEY, **hello: Any
+    ) -> None:
         here = this_machine()
+        self._key = key
         self.control = control
         control.workers.append(self)
         self.hello = Hello(
@@ -174,12 +172,18 @@ class Worker:
         """Connect and wait for the snapshot."""
         self.socket = await self.control.session.ws_connect(
             self.control.url + "/v1/proxies/connect",
-            headers={"Authorization": f"Bearer {PROXY_KEY}"},
+            headers={"Authorization": f"Bearer {self._key}"},
         )
         await self.say(self.hello)
         self._task = asyncio.get_running_loop().create_task(self._follow())
         await self.until(lambda: any(isinstance(m, Snapshot) for m in self.received))
         return self
+
+    @property
+    def task(self) -> asyncio.Task[None]:
+        """Ends with the link."""
+        assert self._task is not None
+        return self._task
 
     async def leave(self) -> None:
         """Lose the link."""

@@ -69,6 +69,16 @@ def silent(proxy_id: str = "box-2") -> dict:
     )
 
 
+def fenced(proxy_id: str = "box-2", **more: object) -> dict:
+    return {
+        **silent(proxy_id),
+        "state": "fenced",
+        "latency_ms": 1064.2,
+        "residual_bytes_max": 4096,
+        **more,
+    }
+
+
 def kill(**more: object) -> dict:
     return {
         "kill_id": "K0123456789AB",

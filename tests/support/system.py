@@ -63,13 +63,28 @@ async def run(
 class System:
     """One `haltwire up`."""
 
+    command: tuple[str, ...] = (
+        "up",
+        "--proxy-listen",
+        "127.0.0.1:0",
+        "--control-listen",
+        "127.0.0.1:0",
+    )
+
     prefix: tuple[str, ...] = ()
     "What it is started by, such as a shell that sets limits."
 
-    def __init__(self, data_dir: Path, *options: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *options: str,
+        env: dict[str, str] | None = None,
+        hung_after: str = "off",  # tests stop processes for seconds, and want them back as they were
+        drain_for: str = "0s",
+    ) -> None:
         self.data_dir = data_dir
         self._env = CLEAN if env is None else env
-        self._options = options
+        self._options = ("--hung-after", hung_after, "--drain-for", drain_for, *options)
 
     async def __aenter__(self) -> System:
         await self.start()
@@ -84,13 +99,9 @@ class System:
             sys.executable,
             "-m",
             "haltwire_cli",
-            "up",
+            *self.command,
             "--data-dir",
             str(self.data_dir),
-            "--proxy-listen",
-            "127.0.0.1:0",
-            "--control-listen",
-            "127.0.0.1:0",
             *self._options,
             env=self._env,
             stdout=asyncio.subprocess.PIPE,
@@ -102,7 +113,9 @@ class System:
                 if self.process.returncode is not None:
                     raise AssertionError((await self.process.stdout.read()).decode())
                 await asyncio.sleep(0.02)
-        said = json.loads(endpoints.read_text())
+        self._learn(json.loads(endpoints.read_text()))
+
+    def _learn(self, said: dict[str, str | None]) -> None:
         self.proxy_url, self.control_url = said["proxy_url"], said["control_url"]
         self.ca_file = Path(said["ca_file"])
         self.control_ca = Path(said.get("control_certificate") or said["ca_file"])

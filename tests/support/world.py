@@ -26,6 +26,7 @@ from haltwire_proxy.inspector import Inspector
 from haltwire_proxy.lobby import inner_lobby
 from haltwire_proxy.overload import Overload
 from haltwire_proxy.services import Services
+from haltwire_proxy.staleness import DEFAULT, Rule
 
 SECRET = "hwa_" + "s" * 43
 INTERCEPTED = "hwa_" + "i" * 43
@@ -71,7 +72,10 @@ def basic(label: str, secret: str) -> str:
 
 
 class World:
-    """One worker on a port of its own; `kill`, `resume` and `lose_lease` act at once."""
+    """One worker on a port of its own; `kill`, `resume` and `lose_lease` act at once.
+
+    Its boottime is the machine's, moved by `slept`: as if the process had not run for so long.
+    """
 
     def __init__(
         self,
@@ -79,17 +83,25 @@ class World:
         upstream_ca: Path | None,
         control_url: str,
         listener_tls: ssl.SSLContext | None = None,
+        rule: Rule = DEFAULT,
     ) -> None:
         self.data_dir = data_dir
         self._listener_tls = listener_tls
         self._upstream_ca = upstream_ca
         self._control_url = control_url
+        self._rule = rule
         self.revision = 1
+        self.slept = 0.0
+        self.granting = True
+        "Whether a change comes with a lease on it."
+
+    def boottime(self) -> float:
+        return boottime() + self.slept
 
     async def __aenter__(self) -> World:
         self.ca_file = ensure_ca(self.data_dir)
         self.session = aiohttp.ClientSession()
-        self.enforcer = Enforcer(boottime, utc_now)
+        self.enforcer = Enforcer(self.boottime, utc_now, rule=self._rule)
         self.dialer = Dialer(Rules(beyond_loopback=False, allow_to=(), own=()))
         self.agent_api = AgentApi(self.session, self._control_url, self.ca_file)
         self.inspector = Inspector(
@@ -108,8 +120,9 @@ class World:
             (),
             self._listener_tls,
         )
-        self.snapshot()
-        self.renew()
+        if self.granting:
+            self.snapshot()
+            self.renew()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Door(self.services), "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
@@ -135,7 +148,7 @@ class World:
         )
 
     def renew(self, lease_ms: int = 3_600_000) -> None:
-        self.enforcer.renewed(Renewed(boottime(), "epoch", self.revision, lease_ms))
+        self.enforcer.renewed(Renewed(self.boottime(), "epoch", self.revision, lease_ms))
 
     def limit(self, **limits: float) -> None:
         """Set limits for what comes from now on; what is counted begins anew."""
@@ -165,7 +178,16 @@ class World:
         self._delta(revoked=(token_id,))
 
     def lose_lease(self) -> None:
+        """So long ago that nothing is held any more; nobody has noticed."""
+        self.granting = False
         self.enforcer.replica._lease_end_boot = 0.0
+
+    def go_stale(self, *, noticed: bool = True) -> None:
+        """The lease ends now."""
+        self.granting = False
+        self.enforcer.replica._lease_end_boot = self.boottime()
+        if noticed:
+            self.enforcer.lease.look()
 
     def _watch_drains(self) -> None:
         left = self.enforcer.next_drain_end()
@@ -175,7 +197,8 @@ class World:
     def _delta(self, **changes) -> Enforced | None:
         self.revision += 1
         enforced = self.enforcer.apply(Delta(self.revision - 1, self.revision, **changes))
-        self.renew()
+        if self.granting:
+            self.renew()
         return enforced
 
 

@@ -8,6 +8,7 @@ import socket
 
 import pytest
 from haltwire.wire.refusals import Refusal
+from haltwire_proxy.door import Door
 from support.client import Wire, serving, tunnel
 from support.world import BYSTANDER, SECRET, basic
 
@@ -229,6 +230,25 @@ async def test_a_hold_that_comes_with_the_last_step_of_a_dial_is_kept(world, pee
     world.resume(held[0].ack.kills[0])
     assert (await wire.answer()).status == 200
     wire.close()
+
+
+async def test_one_whose_upstream_came_with_the_hold_is_found_by_a_kill(world, peer, monkeypatch):
+    """The end of that upstream, which is not used, took the connection out of the register: it hung for ever."""
+    join, holds = Door._join, []
+
+    def held_within(*about):
+        if not holds:
+            holds.append(world.hold(MAILER))
+        join(*about)
+
+    monkeypatch.setattr(Door, "_join", held_within)
+    wire = await Wire.open(world.port)
+    await wire.request("CONNECT", peer.target, CREDENTIALS, read=False)
+    await quiet(wire.reader)
+    world.resume(holds[0].ack.kills[0])
+    assert (await wire.answer()).status == 200
+    assert world.kill(MAILER).ack.connections_cut == 1
+    assert await wire.ended() == b""
 
 
 async def test_an_upstream_that_refuses_after_the_hold_is_named(world, peer, monkeypatch):

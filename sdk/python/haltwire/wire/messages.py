@@ -37,6 +37,9 @@ class Settings:
     """What the control server owns and every proxy follows."""
 
     lease_ms: int
+    control_addresses: tuple[str, ...] = ()
+    "Where other machines reach the control server, so that no proxy is a way there."
+    control_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,8 @@ class Hello:
     "What it does beyond its lease: `hold`, `refuse`, or `keep`, which lets traffic pass and so never counts as fenced."
     agent_residual_max: int | None = None
     "Bytes that the kernel may hold queued towards upstreams for one agent, at most, when this process stands still."
+    authority: str | None = None
+    "The CA that signs what it reads inside TLS, in PEM form: what its agents must trust."
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The receipt of a kill: who, when, and what has been proven by whom.
 
-It never says more than it knows: an unread fact is None, a silent proxy is `pending`.
+It never says more than it knows: an unread fact is None, a silent proxy is `pending` until its lease
+has certainly run out, and `fenced` from then on.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from haltwire.wire.selectors import Selector
 
-APPLIED, PENDING, GONE = "applied", "pending", "gone"
+APPLIED, PENDING, FENCED, GONE = "applied", "pending", "fenced", "gone"
 NO_PROXY, NO_AGENT, OUTSIDE_PROXY, PROXY_PENDING, DRY_RUN = (
     "no_proxy",
     "no_agent",
@@ -52,6 +53,7 @@ class ProxyState:
     proxy_id: str
     state: str
     latency_ms: float | None = None
+    "From the request until its ack came or, of one that is fenced, until that was certain."
     connections_cut: int | None = None
     residual_bytes_max: int | None = None
     connections_live: int | None = None
@@ -152,7 +154,7 @@ def unconfirmed_because(
     states = [proxy.state for proxy in proxies]
     if PENDING in states:
         return PROXY_PENDING
-    if APPLIED not in states:
+    if not {APPLIED, FENCED}.intersection(states):
         return NO_PROXY
     if agents == 0:
         return NO_AGENT
