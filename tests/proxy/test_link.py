@@ -23,6 +23,8 @@ from haltwire_proxy.clock import boottime, utc_now
 from haltwire_proxy.enforcer import Enforcer
 from haltwire_proxy.identity import Identity
 from haltwire_proxy.link import Link
+from haltwire_proxy.residue import agent_residual_max
+from support.scripted import until
 from support.world import TOKENS, kill
 
 LEASE_MS = 400
@@ -101,6 +103,8 @@ async def test_it_says_hello_and_is_ready_with_a_snapshot_and_a_lease(control, l
     hello = await control.hear(Hello)
     assert (hello.proxy_id, hello.revision, hello.epoch) == ("w1", 0, None)
     assert hello.pid > 0
+    assert hello.on_stale == "hold"
+    assert hello.agent_residual_max == agent_residual_max(linked.enforcer.limits) > 0
     assert hello.started_ticks > 0
     assert control.keys == ["Bearer hwk_key"]
     assert linked.enforcer.lease_left() > 0
@@ -141,13 +145,27 @@ async def test_a_lost_link_is_made_again_and_the_next_hello_names_what_is_enforc
     assert hello.kill_ids == (order.kill_id,)
 
 
-async def test_without_renewals_the_lease_ends_and_everything_live_is_cut(control, linked):
+async def test_without_renewals_the_lease_ends_and_with_them_all_goes_on(control, linked):
+    """Nothing is written here: the link's own timers see to it."""
     await asyncio.wait_for(linked.ready.wait(), 5)
-    cut = asyncio.Event()
-    linked.enforcer.connections.everything = lambda: cut.set() or []
+    connection = live(linked)
     control.granting = False
-    await asyncio.wait_for(cut.wait(), 5)
+    await until(lambda: connection.stale)
     assert linked.enforcer.lease_left() == 0
+    control.granting = True
+    await until(lambda: not connection.stale)
+    assert not connection.severed
+
+
+async def test_the_loss_of_the_link_alone_changes_nothing(control, linked):
+    await asyncio.wait_for(linked.ready.wait(), 5)
+    connection = live(linked)
+    for _ in range(3):
+        control.connected.clear()
+        await control.links[-1].close()
+        await asyncio.wait_for(control.connected.wait(), 5)
+        assert not connection.severed
+    await until(lambda: not connection.frozen)
 
 
 async def test_a_fault_of_our_own_does_not_end_the_link_for_good(

@@ -105,7 +105,7 @@ async def test_the_transport_never_has_more_than_one_byte(pair):
 
 @story
 async def test_what_waits_does_not_leave_unasked(pair):
-    """With `may_pass` not asked in `go_on` all of it arrived."""
+    """With `may_pass` not asked in `go_on` this failed on both loops."""
     sent = os.urandom(1_000_000)
     pair.outlet.write(sent)
     waiting = pair.outlet.size

@@ -23,7 +23,7 @@ async def opened_tunnel(world, stage):
 async def test_a_tunnel_stands_still_both_ways_and_no_byte_is_lost(world, plain_stage, noticed):
     """A process that wakes may read before any timer fires: the byte itself finds out.
 
-    Without the lease asked for in `TunnelEnd.data_received` this failed: the bytes had arrived.
+    Without the lease asked for in `TunnelEnd._stands` this failed where a byte has to find out.
     """
     up, down = os.urandom(2_000_000), os.urandom(2_000_000)
     wire, played = await opened_tunnel(world, plain_stage)
@@ -76,7 +76,7 @@ async def test_what_a_slow_upstream_has_not_taken_does_not_leave(world, stage, p
 
 @FOUND_OUT
 async def test_the_end_of_a_direction_stands_still_too(world, plain_stage, noticed):
-    """It may be what completes a request. Without `_stands` in `eof_received` the origin had heard of it."""
+    """It may be what completes a request. Without `_stands` in `eof_received` this failed where the end finds out."""
     wire, played = await opened_tunnel(world, plain_stage)
     world.go_stale(noticed=noticed)
     wire.writer.write_eof()
@@ -116,7 +116,7 @@ async def test_whoever_slept_through_the_hold_wakes_cutting(world, plain_stage):
 
 @FOUND_OUT
 async def test_a_request_that_is_read_inside_stands_still_both_ways(world, stage, noticed):
-    """Without the lease asked for in `GatedWriter.write` the upstream had read what was sent."""
+    """Without the lease asked for in `GatedWriter._stands` this failed where a byte has to find out."""
     up, down = os.urandom(1_000_000), os.urandom(1_000_000)
     wire, client, played = await asked(world, stage, "POST", f"Content-Length: {len(up) + 6}")
     await wire.send(b"before")
@@ -193,6 +193,7 @@ async def test_a_kill_that_comes_meanwhile_cuts_and_says_so(world, plain_stage):
 
 
 async def test_a_hold_that_comes_meanwhile_holds_on(world, plain_stage):
+    """Without the guard in `Connections._go_on` the end of the freeze was the end of the hold: this failed."""
     wire, played = await opened_tunnel(world, plain_stage)
     world.go_stale()
     hold = world.hold(MAILER)
@@ -206,7 +207,6 @@ async def test_a_hold_that_comes_meanwhile_holds_on(world, plain_stage):
 
 
 async def test_a_hold_that_is_lifted_meanwhile_waits_for_the_lease(world, plain_stage):
-    """Without the guard in `Connections._go_on` the tunnel went on when the order was lifted."""
     wire, played = await opened_tunnel(world, plain_stage)
     hold = world.hold(MAILER)
     world.go_stale()

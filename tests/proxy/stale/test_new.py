@@ -181,7 +181,7 @@ async def test_who_was_dialling_when_the_process_fell_asleep_is_told(
 
 
 async def test_a_dial_that_is_done_when_the_lease_has_ended_is_not_used(world, asking, monkeypatch):
-    """Without the decision in `Door._join` the client had its 200, and the origin its first bytes."""
+    """Without the decision in `Door._join` this failed: nothing stood still."""
     dial, dials = world.dialer.dial, []
 
     async def ends_meanwhile(*to):
