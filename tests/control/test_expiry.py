@@ -90,8 +90,12 @@ async def test_a_hold_becomes_a_cut_at_its_limit(control, worker):
     assert story["kill"]["in_force"] is True
     issued = [e for e in story["events"] if e["event_type"] == "kill.issued"]
     assert [e["actor"] for e in issued] == ["key:admin", "system:hold-limit"]
-    stored = await control.service.store.kill(kill_id)
-    assert (stored.receipt.mode, stored.order.kill.hold_until) == ("cut", None)
+
+    async def is_stored():
+        stored = await control.service.store.kill(kill_id)
+        return (stored.receipt.mode, stored.order.kill.hold_until) == ("cut", None)
+
+    await until(is_stored)  # what is shown is known a moment before
 
 
 async def test_a_second_kill_without_an_end_keeps_the_order(control, worker):

@@ -96,6 +96,9 @@ async def pair(control, **silent) -> tuple[Worker, Worker]:
 
 @pytest.mark.parametrize("wait_s", [0, 10], ids=["nobody waits", "somebody waits"])
 async def test_a_silent_proxy_is_fenced_when_its_lease_is_over_and_not_before(tmp_path, wait_s):
+    """Without the loop both ways stayed pending; with half the lease counted it was fenced too early; with
+    halted_at taken from the late ack it moved.
+    """
     async with running_control(tmp_path, lease_ms=2000) as control:
         _, silent = await pair(control, agent_residual_max=4096)
         await silent.renew()
@@ -123,6 +126,7 @@ async def test_a_silent_proxy_is_fenced_when_its_lease_is_over_and_not_before(tm
 
 
 async def test_a_proxy_that_goes_on_beyond_its_lease_stays_pending(tmp_path):
+    """With what it said of itself ignored, it was called fenced."""
     async with running_control(tmp_path, lease_ms=200) as control:
         await pair(control, on_stale="keep")
         receipt = (await control.kill(MAILER, wait_s=0.8)).body
@@ -131,6 +135,7 @@ async def test_a_proxy_that_goes_on_beyond_its_lease_stays_pending(tmp_path):
 
 
 async def test_a_proxy_that_renews_and_does_not_apply_is_fenced(tmp_path):
+    """When it was granted leases all the same, it was pending for the whole wait."""
     async with running_control(tmp_path, lease_ms=600) as control:
         _, silent = await pair(control)
         async with asyncio.TaskGroup() as tasks:
@@ -144,7 +149,11 @@ async def test_a_proxy_that_renews_and_does_not_apply_is_fenced(tmp_path):
 
 
 async def test_after_a_new_start_nothing_is_confirmed_before_the_longest_lease_is_over(tmp_path):
-    """The worker may be frozen with a lease that the earlier control server had just granted."""
+    """The worker may be frozen with a lease that the earlier control server had just granted.
+
+    When the longest lease was not stored, or not loaded, or nothing was assumed of proxies from before the
+    start, it was fenced earlier.
+    """
     async with running_control(tmp_path, lease_ms=3000) as control:
         await Worker(control, **ELSEWHERE).join()
         await control.token(MAILER)

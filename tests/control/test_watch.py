@@ -259,7 +259,10 @@ def test_the_ack_of_a_fenced_proxy_tells_what_it_cut_and_changes_no_time():
 
 
 def test_a_drain_has_not_ended_at_a_fenced_proxy():
-    """When it is back it lets what is open there finish, so bytes may still move."""
+    """When it is back it lets what is open there finish, so bytes may still move.
+
+    With the fence taken for the end, as for a cut, the drain was called over.
+    """
     one = peer()
     one.lapsed = Moment(NOW, 101.06)
     seen = watch(one, mode="drain")

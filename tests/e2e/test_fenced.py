@@ -79,6 +79,9 @@ def states(receipt: dict) -> dict[str, str]:
 async def test_a_frozen_worker_is_fenced_after_its_lease_and_what_it_says_later_completes_the_receipt(
     system, origin
 ):
+    """With half of the lease counted, and with grants not counted at all, the woken worker still had its
+    lease when the receipt called it fenced: in both cases /late arrived at the origin.
+    """
     secret = await system.token(MAILER)
     secret = secret.partition("@")[0].rpartition(":")[2]
     wires = await both_carry(system, origin, secret)
@@ -162,8 +165,13 @@ async def test_a_killed_worker_is_gone_and_not_waited_for(system, origin):
     os.kill(dead["pid"], signal.SIGSTOP)
     _, pending = await system.api("POST", "/v1/mesh/kill", {"selector": MAILER, "wait_s": 0})
     assert states(pending)[dead["proxy_id"]] == "pending"
+
+    async def has_confirmed() -> bool:
+        return states(await stored(system, pending["kill_id"]))[other["proxy_id"]] == "applied"
+
+    await until(has_confirmed)
+    dies = datetime.now(timezone.utc)
     os.kill(dead["pid"], signal.SIGKILL)
-    died = datetime.now(timezone.utc)
 
     async def is_gone() -> bool:
         return states(await stored(system, pending["kill_id"]))[dead["proxy_id"]] == "gone"
@@ -172,8 +180,8 @@ async def test_a_killed_worker_is_gone_and_not_waited_for(system, origin):
     receipt = await stored(system, pending["kill_id"])
     assert states(receipt) == {dead["proxy_id"]: "gone", other["proxy_id"]: "applied"}
     assert receipt["confirmed"] is True
-    # What it passed until it ended was not stopped before.
-    assert parse_time(receipt["halted_at"]) > died - timedelta(seconds=0.5)
+    # It may have passed something until it ended.
+    assert parse_time(receipt["halted_at"]) >= dies
 
 
 async def control_pid(system: System) -> int:
@@ -184,7 +192,10 @@ async def control_pid(system: System) -> int:
 
 
 async def test_a_control_server_that_was_restarted_confirms_nothing_too_early(system, origin):
-    """The frozen worker may have been granted a lease a moment before the old one died."""
+    """The frozen worker may have been granted a lease a moment before the old one died.
+
+    With nothing assumed of proxies from before the start, the first answer was confirmed.
+    """
     await system.token(MAILER)
     frozen, other = await workers(system)
     control = await control_pid(system)

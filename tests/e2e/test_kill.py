@@ -114,33 +114,6 @@ async def test_a_kill_survives_kill_minus_nine_of_everything(system, origin):
     assert again["reason"] == first["reason"]
 
 
-async def test_a_silent_worker_is_pending_until_it_has_applied_the_kill(system, origin):
-    secret = secret_of(await system.token(MAILER))
-    wires = await _open_streams(system, origin, "acme.prod.mailer~i-1", secret, 4)
-    frozen = (await _workers(system))[0]
-    os.kill(frozen["pid"], signal.SIGSTOP)
-    try:
-        done = await system.cli("kill", "mailer", "--wait", "500ms", "--json")
-        receipt = done.json()
-        assert done.code == 5
-        assert receipt["confirmed"] is False
-        assert receipt["unconfirmed_because"] == "proxy_pending"
-        assert receipt["halted_at"] is None
-        states = {proxy["proxy_id"]: proxy["state"] for proxy in receipt["proxies"]}
-        assert states[frozen["proxy_id"]] == "pending"
-        assert sorted(states.values()) == ["applied", "pending"]
-    finally:
-        os.kill(frozen["pid"], signal.SIGCONT)
-    for wire in wires:
-        await wire.ended(timeout=5)
-    async with asyncio.timeout(5):
-        while True:
-            _, stored = await system.api("GET", f"/v1/mesh/kills/{receipt['kill_id']}")
-            if (stored.get("receipt") or stored)["confirmed"]:
-                break
-            await asyncio.sleep(0.05)
-
-
 async def test_without_its_control_server_a_worker_refuses_and_cuts(system, origin):
     secret = secret_of(await system.token(MAILER))
     (wire,) = await _open_streams(system, origin, "acme.prod.mailer~i-1", secret, 1)
