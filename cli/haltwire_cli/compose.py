@@ -119,10 +119,6 @@ async def _serve_until_stopped(
         home.publish(endpoints)
         ready(endpoints)
 
-    def on_stop() -> None:
-        home.unpublish()
-        listeners.close()  # whoever connects from here on is refused instead of left waiting
-
     loop = asyncio.get_running_loop()
     background = [
         loop.create_task(keep(tls.look, tls.look_every_s, tell), name="keep certificates")
@@ -131,8 +127,10 @@ async def _serve_until_stopped(
         background.append(loop.create_task(_warn(tell), name="warn of keep"))
     try:
         stages = _Stages(plan, claim, listeners, tls, endpoints)
-        await supervise(stages.all(), on_ready, on_stop, tell)
+        # Once the workers and the control server have closed theirs, too, whoever connects is refused.
+        await supervise(stages.all(), on_ready, listeners.close, tell)
     finally:
+        home.unpublish()  # not earlier: an operator may still have to stop what drains
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)

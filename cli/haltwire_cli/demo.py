@@ -194,6 +194,7 @@ class Stage:
 
     def _start_up(self) -> None:
         arguments = ["up", "--workers", str(WORKERS), "--upstream-ca", str(self._provider_ca)]
+        arguments += ["--drain-for", "0s"]  # its agents would run on for nothing
         free = ["--proxy-listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"]
         self._screen.command(f"up --workers {WORKERS} --upstream-ca {self._provider_ca.name}")
         up = self._children.start_guarded("up", haltwire_argv(*arguments, *free))

@@ -1,7 +1,9 @@
 """What systemd hears: on a real datagram socket, by path and by abstract name."""
 
+import configparser
 import os
 import socket
+from pathlib import Path
 
 import pytest
 from haltwire_cli.notify import Notifier
@@ -67,3 +69,15 @@ def test_a_socket_that_fails_or_is_full_stands_in_nobodys_way(tmp_path):
         notifier = Notifier(str(tmp_path / "full"))
         for _ in range(2000):
             notifier.alive()
+
+
+def test_the_example_unit_is_for_what_we_tell():
+    """With another KillMode the control server would get SIGTERM with the workers, and nobody could stop what drains."""
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str
+    unit.read(Path(__file__).parents[2] / "examples" / "haltwire.service")
+    service = unit["Service"]
+    assert (service["Type"], service["NotifyAccess"]) == ("notify", "main")
+    assert service["KillMode"] == "mixed"
+    assert service["WatchdogSec"]
+    assert "haltwire up " in service["ExecStart"]

@@ -255,7 +255,7 @@ async def test_its_last_word_is_bye(control, linked):
     assert (await control.hear(Bye)).proxy_id == "w1"
 
 
-async def test_it_tries_for_ever_with_growing_pauses(monkeypatch):
+async def pauses_of_a_lost_link(monkeypatch):
     pauses = []
     enough = asyncio.Event()
 
@@ -274,8 +274,20 @@ async def test_it_tries_for_ever_with_growing_pauses(monkeypatch):
         await asyncio.wait_for(enough.wait(), 5)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+    return pauses
+
+
+async def test_it_tries_for_ever_with_growing_pauses(monkeypatch):
+    monkeypatch.setattr(link_module, "QUICK_FOR_S", 0.0)
+    pauses = await pauses_of_a_lost_link(monkeypatch)
     assert max(pauses) <= link_module.LAST_RETRY_S * 1.5
     assert sum(pauses[4:]) > sum(pauses[:4])
+
+
+async def test_after_a_short_outage_it_is_back_well_within_a_second(monkeypatch):
+    """A control server that is started anew is back in seconds, and agents wait for its proxies."""
+    pauses = await pauses_of_a_lost_link(monkeypatch)
+    assert max(pauses) <= link_module.QUICK_RETRY_S * 1.5 < 0.7
 
 
 class Client:

@@ -48,8 +48,14 @@ async def control(aiohttp_server):
 
 
 @pytest.fixture
-async def worker(control, data_dir):
-    async with started(control.port, data_dir) as process:
+def settings():
+    """What a worker is told besides what it needs."""
+    return {}
+
+
+@pytest.fixture
+async def worker(control, data_dir, settings):
+    async with started(control.port, data_dir, **settings) as process:
         yield process
 
 
@@ -71,6 +77,7 @@ async def started(control_port, data_dir, **more):
         "control_url": f"http://127.0.0.1:{control_port}",
         "proxy_key": "hwk_key",
         "data_dir": str(data_dir),
+        "own_addresses": [["127.0.0.1", control_port]],
         **more,
     }
     process.stdin.write(json.dumps(config).encode() + b"\n")
@@ -138,3 +145,38 @@ async def test_without_a_control_server_it_is_ready_if_told_so_and_lets_nothing_
         assert (answer.status, answer.json()["error"]) == (503, "enforcement_unknown")
         assert origin.requests == []
         wire.close()
+
+
+async def refused(port):
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                (await Wire.open(port)).close()
+            except ConnectionRefusedError:
+                return
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("settings", [{"drain_s": 60.0}])
+async def test_what_is_under_way_goes_on_after_sigterm_until_a_second_one(worker, control, origin):
+    wire = await Wire.open(worker.port)
+    auth = f"Proxy-Authorization: {basic('acme.prod.mailer', SECRET)}"
+    assert (await wire.request("CONNECT", origin.host, auth)).status == 200
+    worker.send_signal(signal.SIGTERM)
+    await refused(worker.port)
+    answer = await wire.request("GET", "/echo", f"Host: {origin.host}")
+    assert answer.status == 200
+    assert not any(isinstance(said, Bye) for said in control.heard)
+    worker.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(worker.wait(), 20) == 0
+    assert await wire.ended() == b""
+    assert any(isinstance(said, Bye) for said in control.heard)
+
+
+@pytest.mark.parametrize("settings", [{"drain_s": 60.0}])
+async def test_nobody_waits_for_anything_when_the_parent_is_gone(worker, origin):
+    wire = await Wire.open(worker.port)
+    auth = f"Proxy-Authorization: {basic('acme.prod.mailer', SECRET)}"
+    assert (await wire.request("CONNECT", origin.host, auth)).status == 200
+    worker.stdin.close()
+    assert await asyncio.wait_for(worker.wait(), 20) == 0

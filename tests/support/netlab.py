@@ -186,7 +186,7 @@ class Lab:
             sys.executable, "-m", "haltwire_cli",
         )  # fmt: skip
         self.process = await asyncio.create_subprocess_exec(
-            *self._prefix, "up", "--data-dir", str(self.data_dir), "--workers", "1",
+            *self._prefix, "up", "--data-dir", str(self.data_dir), "--workers", "1", "--drain-for", "0s",
             "--proxy-listen", f"0.0.0.0:{PROXY_PORT}", "--control-listen", f"127.0.0.1:{CONTROL_PORT}",
             *self._options,
             env=CLEAN, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,

@@ -16,9 +16,10 @@ def children(system: System, role: str) -> list[int]:
     parent = system.process.pid
     found = []
     for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if arguments[-2:] == [role.encode(), b""]:
-            found.append(int(pid))
+        with contextlib.suppress(OSError):  # it has just ended
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if arguments[-2:] == [role.encode(), b""]:
+                found.append(int(pid))
     return found
 
 
