@@ -24,7 +24,7 @@ from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
 from haltwire_cli.listen import ANYWHERE, Address, address_of, bind, is_loopback, url_of
 from haltwire_cli.listener_tls import LOOK_S, Issued, ListenerTls, Published, keep
-from haltwire_cli.plans import ControlPlan, Plan, ProxyPlan
+from haltwire_cli.plans import ControlPlan, Plan, ProxyPlan, is_exposed
 from haltwire_cli.port import Port
 from haltwire_cli.supervisor import ChildFailedError, supervise
 
@@ -107,6 +107,10 @@ async def _serve_until_stopped(
     if control and not (tls.control or is_loopback(control)):
         tell(
             f"INSECURE: {control} can be reached from other machines, and keys travel to it unencrypted, because of --insecure."
+        )
+    if plan.remote and is_exposed(plan.remote.url):
+        tell(
+            f"INSECURE: {plan.remote.url} is not encrypted: whoever is on the way can take the key, and lift every kill for this proxy; because of --insecure."
         )
     endpoints = Endpoints(
         url_of(address_of(listeners.proxy)) if listeners.proxy else None,

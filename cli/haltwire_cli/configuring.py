@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -69,12 +70,12 @@ class ConfiguredCommand(click.Command):
         data_dir = Path(data_dir() if callable(data_dir) else data_dir).absolute()
         if isinstance(named, (str, Path)):
             return self._read(Path(named).absolute())
-        for folder in (Path.cwd(), data_dir):
-            if (folder / NAME).is_file():
-                config = self._read(folder / NAME)
-                _check_found(config, folder == data_dir)
-                return config
-        return None
+        found = _found(data_dir)
+        if found is None:
+            return None
+        config = self._read(found)
+        _check_found(config, found.parent == data_dir)
+        return config
 
     def _read(self, file: Path) -> Config:
         try:
@@ -116,6 +117,17 @@ def key_of(option: click.Parameter | None) -> str:
     """What an option is called in a file."""
     flags = option.opts if option else ()
     return max(flags, key=len, default="").lstrip("-")
+
+
+def _found(data_dir: Path) -> Path | None:
+    """The file that is read when none is named."""
+    for folder in (Path.cwd, lambda: data_dir):
+        with suppress(
+            OSError
+        ):  # a working directory that is gone, or one that we may not look into
+            if (folder() / NAME).is_file():
+                return folder() / NAME
+    return None
 
 
 def _has_flag(option: click.Parameter) -> bool:

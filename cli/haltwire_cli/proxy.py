@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
-from haltwire_cli.api import LOOPBACK
 from haltwire_cli.configuring import ConfiguredCommand
 from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints
-from haltwire_cli.plans import Plan, ProxyPlan, Remote
+from haltwire_cli.plans import Plan, ProxyPlan, Remote, is_exposed
 from haltwire_cli.secret_files import KEY, secret_in, secret_in_variable
 from haltwire_cli.serving import (
     check_installation,
@@ -48,7 +46,7 @@ def proxy(data_dir: Path, **given: Any) -> None:
 
 def _remote(given: dict[str, Any]) -> Remote:
     url, ca_file = given["control"], given["ca_file"]
-    if url.startswith("http:") and not (given["insecure"] or _is_here(url)):
+    if is_exposed(url) and not given["insecure"]:
         raise click.UsageError(
             f"{url} is not encrypted: whoever is on the way could take the key, and tell this proxy that nobody is killed. Use https://, or say --insecure."
         )
@@ -61,10 +59,6 @@ def _remote(given: dict[str, Any]) -> Remote:
     raise Failure(
         f"a proxy shows the control server a key: give its file with --key-file, or set {_KEY_VARIABLE}. `haltwire key create NAME --role proxy` makes one there."
     )
-
-
-def _is_here(url: str) -> bool:
-    return urlsplit(url).hostname in LOOPBACK
 
 
 def _banner(half: ProxyPlan, control: str, endpoints: Endpoints) -> str:

@@ -92,6 +92,7 @@ class Following:
             now(),
             on_stale=hello.on_stale,
             agent_residual_max=hello.agent_residual_max,
+            key_id=actor.actor_id,
         )
         try:
             # The worker before this one often had the same name.

@@ -157,11 +157,10 @@ class Hub:
                 peer.gone = True
         elif record.process not in self._peers:
             here = self._here.boot_id
+            shares_clock = bool(here) and record.boot_id == here
             # An earlier control server may have given it a lease a moment ago, before it stopped.
             lease = Lease(self._steady() + over_after(self._longest_ms))
-            self._peers[record.process] = Peer(
-                record, bool(here) and record.boot_id == here, lease=lease
-            )
+            self._peers[record.process] = Peer(record, shares_clock, key=record.key_id, lease=lease)
 
     def peers_of(self, records: Iterable[ProxyRecord]) -> tuple[Peer, ...]:
         """The peers behind these records; one that ended meanwhile is a peer that is gone."""

@@ -36,7 +36,9 @@ def has_ended(proxy: ProxyRecord, here: Machine) -> bool:
     if not here.boot_id or proxy.host != here.host:
         return False
     if proxy.boot_id != here.boot_id:
-        return True  # the machine of that name was started anew
+        # Ours ended when this machine was started anew. One that came by itself may run on another
+        # machine: many have the name of the image that they were made from.
+        return proxy.key_id is None
     if proxy.pid_namespace != here.pid_namespace:
         return False
     return not _runs(proxy.pid, proxy.started_ticks)

@@ -132,6 +132,12 @@ def m003_leases(db: Database) -> None:
     proxies.add_column("agent_residual_max", int)
 
 
+@migrations()
+def m004_keys_of_proxies(db: Database) -> None:
+    """Which proxies were started by themselves, so perhaps on another machine with this one's name."""
+    db.table("proxies").add_column("key_id", str)
+
+
 EVENT_COLUMNS = ", ".join(field.name for field in fields(EventRow))
 INSERT_EVENT = (
     f"INSERT INTO events ({EVENT_COLUMNS}) VALUES ({', '.join('?' for _ in fields(EventRow))})"  # noqa: S608 - our names

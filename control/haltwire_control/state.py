@@ -102,6 +102,8 @@ class ProxyRecord:
     "What it does beyond its lease."
     agent_residual_max: int | None = None
     "Bytes of one agent that its kernel may still send when it stands still, at most; None when it did not say."
+    key_id: str | None = None
+    "The key that it came with; None when it was started together with this control server."
 
     @property
     def process(self) -> Process:

@@ -138,6 +138,12 @@ def test_a_file_that_anybody_may_write_is_taken_only_when_named(stage):
     assert stage.told(up, "--config", str(file))["workers"] == 2
 
 
+def test_a_working_directory_that_is_gone_has_no_file(stage):
+    stage.here.rmdir()
+    (stage.data / "haltwire.toml").write_text("workers = 2")
+    assert stage.told(up)["workers"] == 2
+
+
 def test_help_needs_no_file(stage):
     (stage.here / "haltwire.toml").write_text("nonsense")
     stage.told(up, "--help")

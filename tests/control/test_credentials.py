@@ -145,7 +145,7 @@ async def test_it_is_named_by_the_header(tmp_path):
 
 
 async def test_revoking_a_proxys_key_ends_the_links_that_it_opened_and_no_other(control, worker):
-    """Without that it went on getting leases, for as long as it kept its link."""
+    """Without that the link stayed: the wait for its end ran out after 5 s."""
     secret = await control.key("edge", "proxy")
     other = await Worker(control, "w-2", pid=1, key=secret).join()
     await control.call("DELETE", "/v1/keys/edge")

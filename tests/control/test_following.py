@@ -6,6 +6,7 @@ import asyncio
 import os
 
 import aiohttp
+import pytest
 from haltwire.wire import messages
 from haltwire.wire.messages import Delta, Mismatch, Snapshot
 from support.control import Worker, running_control, usage
@@ -159,7 +160,7 @@ async def test_nobody_elses_key_speaks_for_a_proxy(control, worker):
 
 
 async def test_a_key_that_is_revoked_while_its_proxy_is_being_stored_gets_no_snapshot(control):
-    """It was good at the door. Without the second look it would have been followed for ever."""
+    """It was good at the door. Without the second look it was sent a snapshot."""
     secret = await control.key("edge", "proxy")
     service = control.service
     original = service.store.commit
@@ -180,3 +181,29 @@ async def test_a_key_that_is_revoked_while_its_proxy_is_being_stored_gets_no_sna
         message = await worker.socket.receive()
     assert message.type is not aiohttp.WSMsgType.TEXT
     await worker.socket.close()
+
+
+async def test_a_silent_proxy_on_another_machine_with_our_name_is_not_taken_for_ended(control):
+    """It was, for another boot of ours: two machines made from one image, a cut cable, and the receipt named no proxy at all."""
+    key = await control.key("edge", "proxy")
+    there = await Worker(control, "debian-1", key=key, boot_id="another").join()
+    await there.leave()
+    receipt = (await control.kill(MAILER, wait_s=0.1)).body
+    assert [(p["proxy_id"], p["state"]) for p in receipt["proxies"]] == [("debian-1", "pending")]
+    assert receipt["confirmed"] is False
+
+
+async def test_after_a_restart_nobody_elses_key_speaks_for_a_proxy(tmp_path):
+    """Whose it was used to be forgotten: another proxy's key could acknowledge kills in its name."""
+    async with running_control(tmp_path) as control:
+        key, other = [await control.key(name, "proxy") for name in ("edge", "other")]
+        await Worker(control, "w-2", key=key, **ELSEWHERE).join()
+    async with running_control(tmp_path) as control:
+        impostor = Worker(control, "w-2", key=other, **ELSEWHERE)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await impostor.join()
+        assert impostor.received == []
+        await impostor.leave()
+        owner = await Worker(control, "w-2", key=key, **ELSEWHERE).join()
+        assert isinstance(owner.received[0], Snapshot)

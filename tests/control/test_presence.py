@@ -30,6 +30,7 @@ CASES = {
     "no process has that pid": ({"pid": 2**22 + 1}, True),
     "another process has the pid now": ({"started_ticks": SELF.started_ticks + 1}, True),
     "the machine was started anew": ({"boot_id": "another"}, True),
+    "another machine with this one's name": ({"boot_id": "another", "key_id": "Y1"}, False),
     "another machine": ({"host": "elsewhere", "boot_id": "another", "pid": 2**22 + 1}, False),
     "another pid namespace": ({"pid_namespace": "pid:[1]", "pid": 2**22 + 1}, False),
 }

@@ -103,8 +103,10 @@ def test_notes_are_all_kept(database):
 
 
 def test_migrations_are_applied_once(database):
+    applied = len(schema.migrations.applied(Database(database, execute_plugins=False)))
+    assert applied >= 3
     schema.migrations.apply(Database(database, execute_plugins=False))
-    assert len(schema.migrations.applied(Database(database, execute_plugins=False))) == 3
+    assert len(schema.migrations.applied(Database(database, execute_plugins=False))) == applied
 
 
 def test_a_proxy_of_an_earlier_version_stops_beyond_its_lease(tmp_path):
@@ -125,6 +127,21 @@ def test_a_proxy_of_an_earlier_version_stops_beyond_its_lease(tmp_path):
         None,
     )
     assert state.longest_lease_ms == 0
+    connection.close()
+
+
+def test_a_proxy_of_before_is_one_that_was_started_with_its_control_server(tmp_path):
+    """There was no other: `haltwire proxy` came with the column."""
+    connection = connect(tmp_path / "old.db", create=True)
+    old = Database(connection, execute_plugins=False)
+    schema.migrations.apply(old, stop_before="m004_keys_of_proxies")
+    connection.execute(
+        "INSERT INTO proxies (proxy_id, host, boot_id, pid, pid_namespace, started_ticks, version, first_seen_at) "
+        "VALUES ('vm-1', 'vm', 'boot', 7, 'ns', 1, '0', '2026-11-22T09:30:00.000000Z')"
+    )
+    connection.execute("INSERT INTO meta (name, value) VALUES ('epoch', 'e'), ('revision', '0')")
+    schema.migrations.apply(old)
+    assert schema.load_state(connection, 10).proxies["vm-1"].key_id is None
     connection.close()
 
 

@@ -3,6 +3,8 @@
 Rows are named as in test_destinations.py: B09, the control server.
 
 Protections that were taken out to see these tests fail, and what was seen:
+- the control server in `Rules._is_own`: every row but those of its own name failed.
+- what it announces in `ControlHost.is_at`: so were private.test, mixed.test and its two private addresses.
 """
 
 from __future__ import annotations
