@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.made
 
-.PHONY: demo run up test check fuzz lint format clean
+.PHONY: demo run up test check fuzz faults soak lint format clean
 
 demo: $(STAMP)
 	@$(BIN)/haltwire demo
@@ -19,6 +19,15 @@ check: lint test
 # Half an hour where `make test` takes a minute; HALTWIRE_FUZZ_SECONDS=… for longer.
 fuzz: $(STAMP)
 	@HALTWIRE_FUZZ_SECONDS=$${HALTWIRE_FUZZ_SECONDS:-1800} $(BIN)/pytest -q -s tests/hostile/test_fuzz_requests.py
+
+# An hour of processes and links that break where `make test` takes a minute; HALTWIRE_FAULT_SECONDS=… and
+# HALTWIRE_FAULT_SEED=… for another time or the same again.
+faults: $(STAMP)
+	@HALTWIRE_FAULT_SECONDS=$${HALTWIRE_FAULT_SECONDS:-3600} $(BIN)/pytest -q -s tests/e2e/test_random_faults.py
+
+# Ten minutes of a steady rate, and what grew meanwhile; HALTWIRE_SOAK_SECONDS=… for longer.
+soak: $(STAMP)
+	@$(BIN)/python benchmarks/soak.py --seconds $${HALTWIRE_SOAK_SECONDS:-600}
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -43,9 +43,10 @@ USAGE_EVERY_S = 0.25
 LEAST_PAUSE_S = 0.02
 "Between two usage reports, also when new instances come in a crowd."
 DEFAULT_LEASE_S = 1.0
-SILENT_S = 15.0
-"""A link on which nothing has come for so long is made anew: its other end may have gone without a word, and
-the kernel would try for a quarter of an hour. Longer than a control server that is only slow stands still."""
+CONNECT_WITHIN_S = 5.0
+CLOSE_WITHIN_S = 0.5
+SILENT_AT_LEAST_S = 2.0
+"A link without a new lease for this long, and for a whole lease, is a dead one; its peer may never say so."
 _MAX_MESSAGE = 64 * 1024 * 1024
 
 
@@ -73,7 +74,6 @@ class Link:
         self._authority = authority
         self._control = control
         self._ready = self._leased = False
-        self._heard_boot = 0.0
         self._leaving = False
         self._sequence = 0
         self._lease_s = DEFAULT_LEASE_S
@@ -81,6 +81,8 @@ class Link:
         enforcer.tallies.on_new = self._new.set
         self._drain_end: asyncio.TimerHandle | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._silent_s = 0.0
+        "How long no lease has come, as counted in steps: a process that stood still has not waited."
 
     async def run(self) -> None:
         """Connect, follow, and connect again with backoff and jitter, until cancelled or bye is said."""
@@ -88,14 +90,21 @@ class Link:
         self._enforcer.lease.watch()
         while True:
             try:
-                async with self._session.ws_connect(
-                    self._url,
-                    headers={"Authorization": f"Bearer {self._key}"},
-                    max_msg_size=_MAX_MESSAGE,
-                    compress=0,
-                ) as connected:
-                    self._leased = False
+                async with asyncio.timeout(CONNECT_WITHIN_S):
+                    connected = await self._session.ws_connect(
+                        self._url,
+                        headers={"Authorization": f"Bearer {self._key}"},
+                        max_msg_size=_MAX_MESSAGE,
+                        compress=0,
+                    )
+                self._leased = False
+                try:
                     await self._follow(connected)
+                finally:
+                    # A peer that is gone without a word closes nothing; when time is up, we do.
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(CLOSE_WITHIN_S):
+                            await connected.close()
                 if self._leaving:
                     return
                 self._trouble.failed(None)
@@ -121,20 +130,22 @@ class Link:
                 log.warning("the control server was not told that this proxy stops")
 
     async def _follow(self, connected: aiohttp.ClientWebSocketResponse) -> None:
-        self._socket, self._heard_boot = connected, boottime()
+        self._socket = connected
+        self._silent_s = 0.0
         await connected.send_str(messages.dumps(self._hello()))
         try:
             async with asyncio.TaskGroup() as tasks:
                 renewals = tasks.create_task(self._renew(connected), name="renew the lease")
                 reports = tasks.create_task(self._report(connected), name="report usage")
+                watch = tasks.create_task(self._watch_link(), name="watch the link")
                 async for message in connected:
                     if message.type is not aiohttp.WSMsgType.TEXT:
                         break
-                    self._heard_boot = boottime()
                     await self._take(connected, message.data)
                 renewals.cancel()
                 reports.cancel()
-        except* (ConnectionError, aiohttp.ClientError, ValueError) as failures:
+                watch.cancel()
+        except* (ConnectionError, TimeoutError, aiohttp.ClientError, ValueError) as failures:
             log.warning("link lost: %s", failures.exceptions[0])
         finally:
             self._socket = None
@@ -142,6 +153,7 @@ class Link:
     async def _take(self, connected: aiohttp.ClientWebSocketResponse, text: str) -> None:
         message = messages.loads(text)
         if isinstance(message, Renewed):
+            self._silent_s = 0.0
             self._enforcer.renewed(message)
             self._enforcer.lease.watch()
             self._tell_leased()
@@ -187,9 +199,15 @@ class Link:
     async def _renew(self, connected: aiohttp.ClientWebSocketResponse) -> None:
         while True:
             await asyncio.sleep(self._lease_s / 4)
-            if boottime() - self._heard_boot > SILENT_S:
-                raise ConnectionError("the control server says nothing")
             await self._renew_now(connected)
+
+    async def _watch_link(self) -> None:
+        """TimeoutError when the other side is silent: a new link may lead to one that is not."""
+        while self._silent_s < max(SILENT_AT_LEAST_S, self._lease_s):
+            step = self._lease_s / 4
+            await asyncio.sleep(step)
+            self._silent_s += step
+        raise TimeoutError(f"the control server was silent for {self._silent_s:g} s")
 
     async def _renew_now(self, connected: aiohttp.ClientWebSocketResponse) -> None:
         view = self._enforcer.replica.view

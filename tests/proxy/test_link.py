@@ -157,15 +157,6 @@ async def test_without_renewals_the_lease_ends_and_with_them_all_goes_on(control
     assert not connection.severed
 
 
-async def test_a_link_on_which_nothing_comes_any_more_is_made_anew(control, linked, monkeypatch):
-    monkeypatch.setattr(link_module, "SILENT_S", 0.5)
-    await asyncio.wait_for(linked.ready.wait(), 5)
-    control.granting = False
-    await until(lambda: len([said for said in control.heard if isinstance(said, Hello)]) > 1)
-    control.granting = True
-    await until(lambda: linked.enforcer.lease_left() > 0)
-
-
 async def test_the_loss_of_the_link_alone_changes_nothing(control, linked):
     await asyncio.wait_for(linked.ready.wait(), 5)
     connection = live(linked)
@@ -193,6 +184,60 @@ async def test_a_fault_of_our_own_does_not_end_the_link_for_good(
                 await asyncio.sleep(0.01)
     control.revision = 2
     await control.hear(Renew, lambda said: said.revision == 2)
+
+
+async def test_a_link_on_which_nothing_comes_any_more_is_made_again(control, linked, monkeypatch):
+    """Without the watch over the link (removed once) no second hello came, and nothing would pass for ever."""
+    monkeypatch.setattr(link_module, "SILENT_AT_LEAST_S", 0.3)
+    await asyncio.wait_for(linked.ready.wait(), 5)
+    control.granting = False
+    async with asyncio.timeout(10):
+        while len([said for said in control.heard if isinstance(said, Hello)]) < 2:
+            await asyncio.sleep(0.01)
+    control.granting = True
+    async with asyncio.timeout(10):
+        while linked.enforcer.lease_left() == 0:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_link_that_renews_is_kept(control, linked, monkeypatch):
+    monkeypatch.setattr(link_module, "SILENT_AT_LEAST_S", 0.3)
+    await control.hear(Renew)
+    async with asyncio.timeout(10):
+        while len([said for said in control.heard if isinstance(said, Renew)]) < 12:
+            await asyncio.sleep(0.01)
+    assert len([said for said in control.heard if isinstance(said, Hello)]) == 1
+
+
+async def test_who_accepts_and_says_nothing_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(link_module, "CONNECT_WITHIN_S", 0.2)
+    accepted = []
+    twice = asyncio.Event()
+
+    async def silent(reader, writer):
+        accepted.append(writer)
+        if len(accepted) == 2:
+            twice.set()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with aiohttp.ClientSession() as session:
+        made = Link(
+            session,
+            Enforcer(boottime, utc_now),
+            f"http://127.0.0.1:{port}",
+            "hwk_",
+            "w1",
+            lambda: None,
+        )
+        task = asyncio.get_running_loop().create_task(made.run())
+        await asyncio.wait_for(twice.wait(), 10)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    server.close()
+    for writer in accepted:
+        writer.transport.abort()
+    await server.wait_closed()
 
 
 async def test_usage_is_told_when_something_changed(control, linked):
