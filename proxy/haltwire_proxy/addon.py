@@ -18,11 +18,12 @@ from haltwire_proxy import overload
 from haltwire_proxy.agent_api import HOST, AgentApi
 from haltwire_proxy.connections import Connection
 from haltwire_proxy.enforcer import Enforcer, failed
-from haltwire_proxy.exchanges import Exchange, Side
+from haltwire_proxy.exchanges import Exchange
 from haltwire_proxy.gate import Held
 from haltwire_proxy.hops import forwarded
 from haltwire_proxy.identity import agrees
 from haltwire_proxy.one_authority import another_sni
+from haltwire_proxy.sides import Side
 
 log = logging.getLogger(__name__)
 _REFUSAL = "haltwire.refusal"

@@ -17,9 +17,10 @@ from datetime import datetime
 from haltwire.wire.names import AgentRef
 from haltwire.wire.receipts import InFlight
 
-from haltwire_proxy import sever
-from haltwire_proxy.exchanges import Exchange, Load, Side, exchange_facts
+from haltwire_proxy import sever, sides
+from haltwire_proxy.exchanges import Exchange, Load, exchange_facts
 from haltwire_proxy.identity import Identity
+from haltwire_proxy.sides import Side
 from haltwire_proxy.tally import Tallies, Tally
 
 log = logging.getLogger(__name__)
@@ -223,8 +224,8 @@ class Connections:
             try:
                 connection.held = True
                 self.held[connection] = None
-                connection.residual = _residual(connection)
-                connection.lost = peers_left(connection)
+                connection.residual = sides.on_the_way(connection.upstreams)
+                connection.lost = sides.any_left(connection.upstreams)
                 if not connection.stale:
                     _stop(connection)
                     _drop_unused(connection)
@@ -255,7 +256,7 @@ class Connections:
             if not connection.held or connection.severed:
                 continue
             try:
-                if peers_left(connection):
+                if sides.any_left(connection.upstreams):
                     self._lose(connection)
                 self.held.pop(connection, None)
                 connection.held = connection.lost = False
@@ -296,9 +297,9 @@ class Connections:
         for connection in self._to_look_at[:LOOKED_AT]:
             if not connection.frozen or connection.severed:
                 continue
-            if client_left(connection):
+            if _client_left(connection):
                 self.abandon(connection)
-            elif peers_left(connection):
+            elif sides.any_left(connection.upstreams):
                 self._lose(connection)
         del self._to_look_at[:LOOKED_AT]
 
@@ -312,12 +313,12 @@ class Connections:
     def _end(self, doomed: list[Connection]) -> None:
         for connection in doomed:
             for side in connection.upstreams:
-                _reset(side)
+                sides.reset(side)
         for connection in doomed:
             for task in connection.tasks:
                 task.cancel()
             for side in (*connection.upstreams, connection.client):
-                _abort(side)
+                sides.abort(side)
             try:
                 self.forget(connection)
             except Exception:
@@ -340,23 +341,6 @@ def facts_of(connection: Connection) -> tuple[InFlight, ...]:
         return ()
 
 
-def _reset(side: Side) -> None:
-    # One socket that fails must not save those behind it.
-    try:
-        fd = side.fileno()
-        if fd >= 0:
-            sever.reset(fd)
-    except Exception:
-        log.exception("an upstream could not be reset; it will be aborted")
-
-
-def _abort(side: Side) -> None:
-    try:
-        side.abort()
-    except Exception:
-        log.exception("a socket could not be aborted")
-
-
 def _moving_sides(connection: Connection) -> list[Side]:
     # A client of which nothing is under way may still shake hands and send a request, which then waits.
     client = [connection.client] if connection.is_busy else []
@@ -377,14 +361,6 @@ def _drop_unused(connection: Connection) -> None:
             drop()
 
 
-def _residual(connection: Connection) -> int:
-    waiting = 0
-    for side in connection.upstreams:
-        queued = sever.queued(side.fileno())
-        waiting += side.unwritten() + (queued.unacknowledged if queued else 0)
-    return waiting
-
-
 def ask_again(connection: Connection) -> None:
     """Have the requests that wait judged anew, in the order in which they came."""
     for waiter in connection.waiters:
@@ -392,16 +368,6 @@ def ask_again(connection: Connection) -> None:
             waiter.set_result(None)
 
 
-def client_left(connection: Connection) -> bool:
-    """Whether the client of a held connection has gone, as its kernel says."""
-    ending = sever.ending(connection.client.fileno())
+def _client_left(connection: Connection) -> bool:
     # A tunnel's client may end one direction and go on listening; one that waits for a response may not.
-    return ending == "reset" or (ending == "ended" and connection.kind != "tunnel")
-
-
-def peers_left(connection: Connection) -> bool:
-    """Whether an upstream of a held connection has given up: it has nothing more to say."""
-    return any(
-        sever.ending(side.fileno()) is not None and not sever.readable(side.fileno())
-        for side in connection.upstreams
-    )
+    return sides.has_left(connection.client, half=connection.kind != "tunnel")

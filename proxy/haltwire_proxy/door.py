@@ -299,18 +299,15 @@ class Door(asyncio.Protocol):
         return self._read_head() if self._buffer else None
 
     def _take_call(self, raw: bytes, asked: Admitted) -> None:
-        identity = asked.identity
-        too_many = self._services.overload.call(identity)
-        if too_many is not None:
-            return self._refuse(too_many, identity)
-        transport = self._transport
-        assert transport is not None
+        if (too_many := self._services.overload.call(asked.identity)) is not None:
+            return self._refuse(too_many, asked.identity)
+        assert self._transport is not None
         self._on_data = None
         self._services.doors.discard(self)
         self._services.overload.lobby.leave(self, self._peer)
         early = raw + bytes(self._buffer)
         self._buffer.clear()
-        self._services.agent_api.adopt(transport, identity, early)
+        self._services.agent_api.adopt(self._transport, asked.identity, early)
         return None
 
     def _reject(self, refusal: Refusal, head: Head) -> None:

@@ -5,33 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
 from haltwire.wire.receipts import InFlight
 
 from haltwire_proxy import sever
-
-
-class Side(Protocol):
-    """One socket of a connection."""
-
-    written: int
-    "Bytes taken for it so far, those that still wait here included."
-
-    def fileno(self) -> int:
-        """Its descriptor, -1 when it is closed."""
-
-    def unwritten(self) -> int:
-        """Bytes that wait in our own buffer."""
-
-    def abort(self) -> None:
-        """Close it now and drop what is buffered."""
-
-    def freeze(self) -> None:
-        """Read nothing more, and keep what is to be written. Idempotent."""
-
-    def thaw(self) -> None:
-        """Write what was kept, in its order, and read again. Idempotent."""
+from haltwire_proxy.sides import Side
 
 
 @dataclass(slots=True, eq=False)

@@ -417,7 +417,7 @@ def test_an_upstream_that_has_said_all_before_is_no_loss(pair):
 def test_a_look_is_bounded_and_the_next_one_goes_on(monkeypatch):
     monkeypatch.setattr(connections_module, "LOOKED_AT", 2)
     looked = []
-    monkeypatch.setattr(connections_module, "client_left", lambda one: looked.append(one.number))
+    monkeypatch.setattr(connections_module, "_client_left", lambda one: looked.append(one.number))
     connections = registry()
     connections.freeze(
         [
