@@ -66,7 +66,7 @@ COMMANDS = [
 def test_a_command_that_is_shown_is_one_that_is_taken(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HALTWIRE_DATA_DIR", str(tmp_path))
-    for file in ("FILE", "ca.pem"):
+    for file in ("FILE", "ca.pem", "proxy.key"):
         (tmp_path / file).write_text("")
     parse(words(command))
 
