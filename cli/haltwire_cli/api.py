@@ -9,6 +9,7 @@ import functools
 import http.client
 import json
 import os
+import secrets
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -48,6 +49,10 @@ class Refused(Failure):
         super().__init__(_no(status, str(said or "")), _EXIT_CODES.get(status, FAILED))
 
 
+class Lost(Failure):
+    """The connection ended before an answer: whether it was done is not known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Api:
     """One control server, and the key that it is shown."""
@@ -73,11 +78,11 @@ class Api:
     def post(self, path: str, body: Mapping[str, Any], timeout_s: float = TIMEOUT_S) -> Answer:
         """POST; fields without a value are left out."""
         given = {name: value for name, value in body.items() if value is not None}
-        return self._call("POST", path, given, timeout_s)
+        return self._write("POST", path, given, timeout_s)
 
     def delete(self, path: str) -> Answer:
         """DELETE."""
-        return self._call("DELETE", path, None, TIMEOUT_S)
+        return self._write("DELETE", path, None, TIMEOUT_S)
 
     def stream(self, path: str) -> Iterator[bytes]:
         """GET, in pieces, as they come."""
@@ -87,10 +92,26 @@ class Api:
             while piece := response.read1(65_536):
                 yield piece
 
-    def _call(
+    def _write(
         self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float
     ) -> Answer:
-        with _Exchange(self, method, path, body, timeout_s) as response:
+        """Once, also when the connection ends before the answer: both requests bear the same key."""
+        once = secrets.token_urlsafe(16)
+        try:
+            return self._call(method, path, body, timeout_s, once)
+        except Lost:
+            # A control server that died is back in a second; its port takes connections meanwhile.
+            return self._call(method, path, body, timeout_s, once)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        timeout_s: float,
+        once: str | None = None,
+    ) -> Answer:
+        with _Exchange(self, method, path, body, timeout_s, once) as response:
             answer = _read(self.url, response)
         if not 200 <= response.status < 300:
             raise Refused(response.status, answer)
@@ -101,8 +122,15 @@ class _Exchange:
     """One request on one connection; network trouble inside the `with` becomes a Failure."""
 
     def __init__(
-        self, api: Api, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float
+        self,
+        api: Api,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        timeout_s: float,
+        once: str | None = None,
     ) -> None:
+        self._once = once
         self._api, self._method, self._path, self._body = api, method, path, body
         self._timeout_s = timeout_s
         parts = urlsplit(api.url)
@@ -121,6 +149,8 @@ class _Exchange:
         if self._body is not None:
             body = json.dumps(self._body).encode()
             headers["Content-Type"] = "application/json"
+        if self._once is not None:
+            headers["Idempotency-Key"] = self._once
         try:
             self._connection.request(self._method, self._prefix + self._path, body, headers)
             return self._connection.getresponse()
@@ -140,6 +170,10 @@ class _Exchange:
         ended = isinstance(error, (ConnectionResetError, http.client.HTTPException))
         if ended and self._is_plain and self._speaks_tls():
             raise Failure(f"{url} speaks TLS: write https:// instead of http://.") from error
+        if isinstance(error, ConnectionResetError | BrokenPipeError) and self._once is not None:
+            raise Lost(
+                f"the control server at {url} ended the connection before it answered: whether this was done is not known."
+            ) from error
         if isinstance(error, OSError):
             raise Failure(
                 f"no control server answers at {url} ({error.strerror or error}): start one with `haltwire up`, or name it with --url."

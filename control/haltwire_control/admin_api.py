@@ -30,7 +30,9 @@ class AdminApi:
         """A new agent token; its secret is shown this once."""
         body: TokenBody = call.body
         selector = selector_of(body.selector, self._service)
-        made = await self._credentials.create_token(selector, body.tls, call.caller.actor)
+        made = await self._credentials.create_token(
+            selector, body.tls, call.caller.actor, call.once
+        )
         token = made.record
         proxy = self._proxy_url
         if self._anywhere:
@@ -64,13 +66,15 @@ class AdminApi:
     async def revoke_token(self, call: Call) -> web.Response:
         """End a token; live connections that use it are cut."""
         token_id = call.request.match_info["token_id"]
-        token = await self._credentials.revoke_token(token_id, call.caller.actor)
-        return web.json_response({"ok": True, "revoked": token.token_id})
+        revoked = await self._credentials.revoke_token(token_id, call.caller.actor, call.once)
+        return web.json_response({"ok": True, "revoked": revoked})
 
     async def create_key(self, call: Call) -> web.Response:
         """A new operator's or proxy's key; its secret is shown this once."""
         body: KeyBody = call.body
-        made = await self._credentials.create_key(body.name, body.role, call.caller.actor)
+        made = await self._credentials.create_key(
+            body.name, body.role, call.caller.actor, call.once
+        )
         key = made.record
         document = {"key_id": key.key_id, "name": key.name, "role": key.role}
         return web.json_response({**document, "secret": made.secret}, status=201)
@@ -93,8 +97,8 @@ class AdminApi:
     async def revoke_key(self, call: Call) -> web.Response:
         """End a key."""
         named = call.request.match_info["key"]
-        key = await self._credentials.revoke_key(named, call.caller.actor)
-        return web.json_response({"ok": True, "revoked": key.key_id})
+        revoked = await self._credentials.revoke_key(named, call.caller.actor, call.once)
+        return web.json_response({"ok": True, "revoked": revoked})
 
     async def list_proxies(self, _call: Call) -> web.Response:
         """Every proxy that may be passing traffic."""

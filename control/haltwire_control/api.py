@@ -154,7 +154,7 @@ class Api:
         body: NoteBody = call.body
         kill_id = call.request.match_info["kill_id"]
         try:
-            note = await self._killing.note(kill_id, body.text, call.caller.actor)
+            note = await self._killing.note(kill_id, body.text, call.caller.actor, call.once)
         except NotThereError as error:
             raise _no_kill(kill_id) from error
         return web.json_response({"ok": True, "kill_id": kill_id, "note": _note_document(note)})
@@ -171,7 +171,7 @@ class Api:
         )
         if body.dry_run:
             return web.json_response(encode(self._killing.rehearse(command)))
-        receipt = await self._killing.kill(command, body.wait_s, call.arrived)
+        receipt = await self._killing.kill(command, body.wait_s, call.arrived, call.once)
         if not receipt.durable:
             raise ApiError(
                 503,
@@ -186,7 +186,7 @@ class Api:
         self, call: Call, selector: Selector | None, kill_id: str | None, body: ResumeBody
     ) -> web.Response:
         command = Resume(call.caller.actor, selector, kill_id, body.carve_out, body.reason)
-        receipt = await self._killing.resume(command, body.wait_s, call.arrived)
+        receipt = await self._killing.resume(command, body.wait_s, call.arrived, call.once)
         return web.json_response(encode(receipt))
 
     def _kill_document(self, order: Order, confirmed: bool) -> dict[str, Any]:

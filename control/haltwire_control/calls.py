@@ -13,11 +13,12 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from haltwire_control.attempts import FailedAttempts
+from haltwire_control.attempts import AGENT_BURST, AGENT_PER_S, Buckets, FailedAttempts
 from haltwire_control.auth import AGENT, Caller, caller_of, digest_of, holds_secret, may
 from haltwire_control.errors import ApiError
+from haltwire_control.idempotency import Once, once_of
 from haltwire_control.perimeter import trust
-from haltwire_control.service import Service
+from haltwire_control.service import Service, now
 from haltwire_control.state import Actor
 
 BODY_LIMIT = 1024 * 1024
@@ -39,6 +40,8 @@ class Call:
     "An instance of the route's body model."
     query: Any = None
     "An instance of the route's query model."
+    once: Once | None = None
+    "What the Idempotency-Key of a write makes of it."
 
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -59,6 +62,8 @@ class Route:
     answer: type[BaseModel] | str | None = None
     "The model of the answer, or its content type."
     status: int = 200
+    writes: bool = False
+    "Whether it takes an Idempotency-Key."
     errors: tuple[int, ...] = field(default=())
 
 
@@ -69,6 +74,7 @@ class Gatekeeper:
         self._service = service
         self._local_proxy_digest = digest_of(local_proxy_key) if local_proxy_key else ""
         self._failed = FailedAttempts()
+        self._agents = Buckets(AGENT_BURST, AGENT_PER_S)
 
     async def admit(self, route: Route, request: web.Request) -> Call:
         """The call; ApiError when it may not be made or makes no sense."""
@@ -91,8 +97,12 @@ class Gatekeeper:
             call.query = _validate(route.query, _plain_query(request))
         elif request.query_string:
             raise ApiError(422, "invalid_field", "this route takes no query")
+        document: Any = None
         if route.body is not None:
-            call.body = _validate(route.body, await _document(request))
+            document = await _document(request)
+            call.body = _validate(route.body, document)
+        if route.writes:
+            call.once = _once(request, call.caller.actor, document)
         return call
 
     def _authenticate(self, request: web.Request, now: float) -> Caller:
@@ -123,7 +133,21 @@ class Gatekeeper:
             )
         if caller.role != AGENT:
             trust(request)
+        elif caller.token is not None:
+            self._pace(caller.token.token_id, now)
         return caller
+
+    def _pace(self, token_id: str, now: float) -> None:
+        # Before the body is read: what floods us must not cost what an honest call costs.
+        wait_s = self._agents.count(token_id, now)
+        if wait_s is not None:
+            raise ApiError(
+                429,
+                "rate_exceeded",
+                f"this token calls more than {AGENT_PER_S:g} times a second: beat less often",
+                retryable=True,
+                headers={"Retry-After": str(wait_s)},
+            )
 
 
 def _secret_of(request: web.Request) -> str:
@@ -137,6 +161,18 @@ def _secret_of(request: web.Request) -> str:
     if key and key != secret.strip():
         raise ApiError(400, "credentials_ambiguous", "send one key, once")
     return secret.strip()
+
+
+def _once(request: web.Request, actor: Actor, document: Any) -> Once | None:
+    keys = request.headers.getall("Idempotency-Key", ())
+    if not keys:
+        return None
+    try:
+        if len(keys) > 1:
+            raise ValueError("send one Idempotency-Key, once")
+        return once_of(keys[0], actor, request.method, request.rel_url.path, document, now())
+    except ValueError as error:
+        raise ApiError(400, "invalid_idempotency_key", str(error)) from error
 
 
 def _plain_query(request: web.Request) -> dict[str, str]:
@@ -163,6 +199,12 @@ async def _document(request: web.Request) -> Any:
             f"the body did not come within {BODY_WITHIN_S:g} s",
             retryable=True,
             headers={"Connection": "close"},
+        ) from error
+    except (
+        ConnectionError
+    ) as error:  # nobody is left to read this; a traceback each would fill the log
+        raise ApiError(
+            400, "body_incomplete", "the client went before its body was whole"
         ) from error
     if not raw.strip():
         return {}

@@ -21,6 +21,7 @@ from haltwire_control.auth import (
     new_secret,
 )
 from haltwire_control.datadir import DataDirectory
+from haltwire_control.idempotency import AlreadyDoneError, Once, Replayed, guarded
 from haltwire_control.service import Service, now
 from haltwire_control.state import SYSTEM, Actor, Key, Token
 
@@ -41,32 +42,45 @@ class Credentials:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    async def create_token(self, selector: Selector, tls: str | None, actor: Actor) -> Made[Token]:
-        """A token that connected proxies already know."""
+    async def create_token(
+        self, selector: Selector, tls: str | None, actor: Actor, once: Once | None = None
+    ) -> Made[Token]:
+        """A token that connected proxies already know. AlreadyDoneError when it was made before."""
         secret = new_secret(AGENT_PREFIX)
         token = Token(new_id("T"), digest_of(secret), selector, tls, now(), actor.name)
+        step = partial(access.create_token, token=token, actor=actor)
         committed = await self._service.store.commit(
-            partial(access.create_token, token=token, actor=actor)
+            guarded(once, step, lambda change: change.outcome.token_id)
         )
+        _refuse_again(committed.outcome, "token")
         await self._service.applied(committed.change.state.revision)
         return Made(token, secret)
 
-    async def revoke_token(self, token_id: str, actor: Actor) -> Token:
-        """End a token; connected proxies have severed what used it."""
+    async def revoke_token(self, token_id: str, actor: Actor, once: Once | None = None) -> str:
+        """End a token; connected proxies have severed what used it. Its id."""
         step = partial(access.revoke_token, token_id=token_id, actor=actor, now=now())
-        committed = await self._service.store.commit(step, urgent=True)
+        committed = await self._service.store.commit(
+            guarded(once, step, lambda change: change.outcome.token_id), urgent=True
+        )
         await self._service.applied(committed.change.state.revision)
-        return committed.outcome
+        return token_id
 
-    async def create_key(self, name: str, role: str, actor: Actor) -> Made[Key]:
-        """A key under a free name."""
+    async def create_key(
+        self, name: str, role: str, actor: Actor, once: Once | None = None
+    ) -> Made[Key]:
+        """A key under a free name. AlreadyDoneError when it was made before."""
         secret = new_secret(KEY_PREFIX)
-        return Made(await self._create_key(name, role, secret, actor), secret)
+        return Made(await self._create_key(name, role, secret, actor, once), secret)
 
-    async def revoke_key(self, named: str, actor: Actor) -> Key:
-        """End a key, by id or name."""
+    async def revoke_key(self, named: str, actor: Actor, once: Once | None = None) -> str:
+        """End a key, by id or name. Its id."""
         step = partial(access.revoke_key, named=named, actor=actor, now=now())
-        return (await self._service.store.commit(step, urgent=True)).outcome
+        outcome = (
+            await self._service.store.commit(
+                guarded(once, step, lambda change: change.outcome.key_id), urgent=True
+            )
+        ).outcome
+        return outcome.attempt.reference if isinstance(outcome, Replayed) else outcome.key_id
 
     async def ensure_admin(self, directory: DataDirectory) -> None:
         """See to it that somebody can act: without any live admin key, make one and leave it in the data directory."""
@@ -78,10 +92,25 @@ class Credentials:
         directory.write_admin_key(secret)
         await self._create_key(FIRST_KEY, ADMIN, secret, SYSTEM)
 
-    async def _create_key(self, name: str, role: str, secret: str, actor: Actor) -> Key:
+    async def _create_key(
+        self, name: str, role: str, secret: str, actor: Actor, once: Once | None = None
+    ) -> Key:
         key = Key(new_id("Y"), digest_of(secret), name, role, now(), actor.name)
         step = partial(access.create_key, key=key, actor=actor)
-        return (await self._service.store.commit(step)).outcome
+        committed = await self._service.store.commit(
+            guarded(once, step, lambda change: change.outcome.key_id)
+        )
+        _refuse_again(committed.outcome, "key")
+        return key
+
+
+def _refuse_again(outcome: object, what: str) -> None:
+    # The secret is kept nowhere, so nobody can say it twice.
+    if isinstance(outcome, Replayed):
+        made = outcome.attempt.reference
+        raise AlreadyDoneError(
+            f"the {what} {made} was made by the first request under this Idempotency-Key, and its secret was in that answer alone: revoke {made} if the answer was lost, and make another"
+        )
 
 
 def proxy_url_of(base: str, selector: Selector, secret: str) -> str | None:

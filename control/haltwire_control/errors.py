@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
+from haltwire_control.idempotency import AlreadyDoneError, KeyReusedError
 from haltwire_control.ledger import TooManyInstancesError
 from haltwire_control.state import ConflictError, NotThereError, RecoveryNeededError
 from haltwire_control.store import StoreError, StoreFullError
@@ -53,6 +54,8 @@ class ApiError(Exception):
 _CAUSES: dict[type[Exception], tuple[int, str, bool]] = {
     NotThereError: (404, "not_found", False),
     ConflictError: (409, "conflict", False),
+    AlreadyDoneError: (409, "already_done", False),
+    KeyReusedError: (422, "idempotency_key_reused", False),
     TooManyInstancesError: (429, "too_many_instances", False),
     RecoveryNeededError: (503, "recovery_needed", False),
     StoreFullError: (507, "store_full", True),

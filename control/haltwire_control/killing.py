@@ -8,17 +8,18 @@ from functools import partial
 from typing import Any
 
 from haltwire.wire.orders import DRAIN, HOLD
-from haltwire.wire.receipts import GONE, Receipt
+from haltwire.wire.receipts import GONE, PROXY_PENDING, Receipt
 
 from haltwire_control import kills, lifetimes, notes, roster
 from haltwire_control.auth import new_id
 from haltwire_control.dry_run import rehearsal_of
+from haltwire_control.idempotency import AlreadyDoneError, Once, Replayed, guarded
 from haltwire_control.kills import Issue, Resume, Resumed
 from haltwire_control.lifetimes import Due
 from haltwire_control.proving import Proving, name_of_resume
 from haltwire_control.receipts import RESUME, Release, Request, is_escapable
 from haltwire_control.service import Service, now
-from haltwire_control.state import EXPIRY, Actor, Change, Note, Order, State
+from haltwire_control.state import EXPIRY, Actor, Attempt, Change, Note, Order, State
 from haltwire_control.store import StoreError
 from haltwire_control.watch import Watch
 
@@ -37,11 +38,19 @@ class Killing:
             if stored.order.kill.mode == DRAIN and stored.receipt is not None:
                 self._take_over(stored.order, stored.receipt)
 
-    async def kill(self, command: Issue, wait_s: float, arrived: float) -> Receipt:
+    async def kill(
+        self, command: Issue, wait_s: float, arrived: float, once: Once | None = None
+    ) -> Receipt:
         """Stop all that the selector matches; the receipt says who has proven it."""
         moment = now()
-        step = partial(kills.issue, command=command, now=moment, kill_id=new_id("K"))
+        step = guarded(
+            once,
+            partial(kills.issue, command=command, now=moment, kill_id=new_id("K")),
+            lambda change: change.outcome.order.kill.kill_id,
+        )
         committed = await self._service.store.commit(step, fallback=step, urgent=True)
+        if isinstance(committed.outcome, Replayed):
+            return await self._killed_before(committed.outcome.attempt, wait_s, arrived)
         watch = self._stopping(committed.outcome.order, committed.change.state, moment, arrived)
         return await self.proving.answer(watch, wait_s)
 
@@ -58,14 +67,19 @@ class Killing:
             escapable=is_escapable(selector, [t.selector for t in state.tokens.values()]),
         )
 
-    async def resume(self, command: Resume, wait_s: float, arrived: float) -> Receipt:
+    async def resume(
+        self, command: Resume, wait_s: float, arrived: float, once: Once | None = None
+    ) -> Receipt:
         """Lift what the command names; the receipt says which proxies let it pass again, and who goes on."""
         moment = now()
         committed = await self._service.store.commit(
-            partial(kills.resume, command=command, now=moment),
-            fallback=partial(_withdraw, command=command, now=moment),
+            guarded(once, partial(kills.resume, command=command, now=moment), _lifted_by),
+            fallback=guarded(once, partial(_withdraw, command=command, now=moment), _lifted_by),
             urgent=True,
         )
+        if isinstance(committed.outcome, Replayed):
+            attempt = committed.outcome.attempt
+            return await self._resumed_before(attempt, command, wait_s, arrived)
         request = Request(
             command.kill_id,
             committed.outcome.selector,
@@ -114,21 +128,67 @@ class Killing:
         self.proving.begin(self._stopping(order, committed.change.state, moment, arrived))
         return True
 
-    async def note(self, kill_id: str, text: str, actor: Actor) -> Note:
+    async def note(self, kill_id: str, text: str, actor: Actor, once: Once | None = None) -> Note:
         """Keep what somebody writes about a kill. NotThereError when there is none by that id."""
         service = self._service
         stored = await service.store.kill(kill_id)
-        committed = await service.store.commit(
-            partial(
-                notes.note,
-                kill_id=kill_id,
-                text=text,
-                actor=actor,
-                now=now(),
-                remembered=stored.order if stored else None,
-            )
+        step = partial(
+            notes.note,
+            kill_id=kill_id,
+            text=text,
+            actor=actor,
+            now=now(),
+            remembered=stored.order if stored else None,
         )
-        return committed.outcome
+        outcome = (await service.store.commit(guarded(once, step, lambda _: kill_id))).outcome
+        if isinstance(outcome, Replayed):
+            return Note(kill_id, outcome.attempt.at, actor.name, text)
+        return outcome
+
+    async def _killed_before(self, attempt: Attempt, wait_s: float, arrived: float) -> Receipt:
+        """The receipt of a kill that was ordered before under the same key: as it stands now."""
+        kill_id, service = attempt.reference, self._service
+        stored = await service.store.kill(kill_id)
+        receipt = self.proving.latest(kill_id) or (stored.receipt if stored else None)
+        order = service.in_force.by_id.get(kill_id)
+        settled = receipt is not None and receipt.unconfirmed_because != PROXY_PENDING
+        if receipt is not None and (settled or order is None):
+            return receipt
+        if order is None:
+            raise AlreadyDoneError(
+                f"the kill {kill_id} was ordered by the first request under this Idempotency-Key and has been lifted since; nothing was stopped again"
+            )
+        asked = receipt.requested_at if receipt else attempt.at
+        arrived -= max(0.0, (now() - attempt.at).total_seconds())
+        return await self.proving.answer(
+            self._stopping(order, service.state, asked, arrived), wait_s
+        )
+
+    async def _resumed_before(
+        self, attempt: Attempt, command: Resume, wait_s: float, arrived: float
+    ) -> Receipt:
+        """The receipt of a resume that was done before under the same key; nothing is lifted again."""
+        revision, _, kill_id = attempt.reference.partition(" ")
+        if kill_id:
+            stored = await self._service.store.kill(kill_id)
+            receipt = self.proving.latest_resume(int(revision))
+            receipt = receipt or (stored.resume if stored else None)
+            if receipt is not None:
+                return receipt
+        step = partial(kills.done_before, command=command, revision=int(revision))
+        committed = await self._service.store.commit(step)
+        request = Request(
+            command.kill_id,
+            committed.outcome.selector,
+            RESUME,
+            command.reason,
+            command.actor.name,
+            attempt.at,
+            int(revision),
+            committed.durable,
+        )
+        watch = self._lifting(request, committed.outcome, committed.change, arrived)
+        return await self.proving.answer(watch, wait_s)
 
     def _stopping(
         self, order: Order, state: State, requested_at: datetime, arrived: float | None
@@ -186,6 +246,12 @@ class Killing:
             # Nothing has changed that could be confirmed; the revision is that of another change.
             return Watch(request, peers, revision, arrived, told=True)
         return Watch(request, peers, revision, arrived, name_of_resume(revision))
+
+
+def _lifted_by(change: Change[Resumed]) -> str:
+    """What a resume has made: the revision and, when it has lifted one, an order by which its receipt is found."""
+    lifted = change.outcome.lifted
+    return f"{change.state.revision} {lifted[0].kill_id if lifted else ''}"
 
 
 def _withdraw(state: State, command: Resume, now: datetime) -> Change[Resumed]:

@@ -188,6 +188,13 @@ def withdraw(state: State, command: Resume, now: datetime) -> Change[Resumed]:
     return _lift(state, replace(command, carve_out=False), now, selector, gone)
 
 
+def done_before(state: State, command: Resume, revision: int) -> Change[Resumed]:
+    """What a resume did when it was done with this revision, as far as it is remembered; nothing changes."""
+    selector = _resumed_selector(state, command)
+    lifted = tuple(o.kill for o in state.lifted if o.lifted and o.lifted.revision == revision)
+    return Change(state, Resumed(selector, lifted, (), still_stopping(state.orders, selector)))
+
+
 def _resumed_selector(state: State, command: Resume) -> Selector:
     if command.kill_id is None:
         if command.selector is None:

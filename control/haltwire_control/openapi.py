@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 from haltwire_control.answers import ErrorAnswer
 from haltwire_control.calls import Route
+from haltwire_control.idempotency import LONGEST
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _REF = "#/components/schemas/{model}"
@@ -27,6 +28,13 @@ _DESCRIPTIONS = {
     "kill_id": "The id of a kill.",
     "token_id": "The id of a token.",
     "key": "The id or name of a key.",
+}
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "A name of your own for this write: asked for again under it within 24 hours, it is not done twice.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST},
 }
 
 
@@ -71,7 +79,11 @@ def _operation(route: Route) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": route.summary,
         "operationId": route.handler.__name__,
-        "parameters": [*_path_parameters(route), *_query_parameters(route)],
+        "parameters": [
+            *_path_parameters(route),
+            *_query_parameters(route),
+            *([_IDEMPOTENCY_KEY] if route.writes else []),
+        ],
         "responses": _responses(route),
     }
     if route.action is not None:

@@ -51,7 +51,7 @@ class PublicApi:
         if self._service.state.recovery is not None:
             raise _not_ready(f"{self._service.state.recovery.why}: see `haltwire recover`")
         if self._service.store.is_full:
-            raise _not_ready("the disk is full: only orders are stored")
+            raise _not_ready("the disk is full or failing: only orders are stored")
         if time.monotonic() - self._proven_at > PROVEN_FOR_S:
             try:
                 await self._service.store.probe()

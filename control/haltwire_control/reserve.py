@@ -44,7 +44,7 @@ class Reserve:
         if not self.is_full:
             self.is_full = True
             log.error(
-                "the disk of the data directory is full (%s): only orders, resumes and revocations are stored until there is room again",
+                "the disk of the data directory is full or failing (%s): only orders, resumes and revocations are stored until it takes everything again",
                 error,
             )
         return urgent and self._release()

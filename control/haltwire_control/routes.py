@@ -57,7 +57,8 @@ def route_table(
             KILL,
             body=models.KillBody,
             answer=answers.ReceiptAnswer,
-            errors=(503,),
+            writes=True,
+            errors=(409, 503),
         ),
         Route(
             "POST",
@@ -67,7 +68,8 @@ def route_table(
             KILL,
             body=models.ResumeBody,
             answer=answers.ReceiptAnswer,
-            errors=(503,),
+            writes=True,
+            errors=(409, 503),
         ),
         Route(
             "GET",
@@ -86,7 +88,8 @@ def route_table(
             KILL,
             body=models.KillSelectorBody,
             answer=answers.ReceiptAnswer,
-            errors=(503,),
+            writes=True,
+            errors=(409, 503),
         ),
         Route(
             "POST",
@@ -96,7 +99,8 @@ def route_table(
             KILL,
             body=models.ResumeSelectorBody,
             answer=answers.ReceiptAnswer,
-            errors=(404, 503),
+            writes=True,
+            errors=(404, 409, 503),
         ),
         Route(
             "GET",
@@ -124,7 +128,8 @@ def route_table(
             KILL,
             body=models.NoteBody,
             answer=answers.NoteAnswer,
-            errors=(404, 503),
+            writes=True,
+            errors=(404, 409, 503),
         ),
         Route(
             "GET",
@@ -159,8 +164,9 @@ def route_table(
             ADMINISTER,
             body=models.TokenBody,
             answer=answers_admin.TokenMade,
+            writes=True,
             status=201,
-            errors=(503,),
+            errors=(409, 503),
         ),
         Route(
             "GET",
@@ -177,7 +183,8 @@ def route_table(
             "Revoke an agent token",
             ADMINISTER,
             answer=answers_admin.RevokedAnswer,
-            errors=(404, 503),
+            writes=True,
+            errors=(404, 409, 503),
         ),
         Route(
             "POST",
@@ -187,6 +194,7 @@ def route_table(
             ADMINISTER,
             body=models.KeyBody,
             answer=answers_admin.KeyMade,
+            writes=True,
             status=201,
             errors=(409, 503),
         ),
@@ -205,6 +213,7 @@ def route_table(
             "Revoke a key",
             ADMINISTER,
             answer=answers_admin.RevokedAnswer,
+            writes=True,
             errors=(404, 409, 503),
         ),
         Route(

@@ -18,6 +18,7 @@ from sqlite_utils import Database, Migrations
 
 from haltwire_control.audit import EventRow
 from haltwire_control.state import (
+    Attempt,
     Key,
     Lifting,
     Note,
@@ -125,6 +126,13 @@ def m002_modes(db: Database) -> None:
 
 
 @migrations()
+def m004_attempts(db: Database) -> None:
+    """Writes that came with an Idempotency-Key."""
+    columns = {"digest": str, "request": str, "at": str, "reference": str}
+    db.table("attempts").create(columns, pk="digest")
+
+
+@migrations()
 def m005_recovery(db: Database) -> None:
     """The audit hash of each revision, which proxies give back, and what a store was found to lack."""
     db.table("heads").create({"revision": int, "hash": str}, pk="revision")
@@ -144,7 +152,10 @@ _TABLES: dict[type[Record], str] = {
     Key: "keys",
     ProxyRecord: "proxies",
     Note: "notes",
+    Attempt: "attempts",
 }
+ATTEMPTS_KEPT = 10_000
+"Rows of `attempts`: as many as are remembered."
 _LIVE_ONLY = {"tokens": "revoked_at", "keys": "revoked_at", "proxies": "gone_at"}
 
 
@@ -171,6 +182,11 @@ def write(connection: sqlite3.Connection, record: Record) -> None:
         f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({places})",  # noqa: S608 - our names
         tuple(row.values()),
     )
+    if isinstance(record, Attempt):
+        connection.execute(
+            "DELETE FROM attempts WHERE rowid <= (SELECT max(rowid) FROM attempts) - ?",
+            (ATTEMPTS_KEPT,),
+        )
 
 
 def event_values(row: EventRow) -> tuple[Any, ...]:
@@ -225,6 +241,10 @@ def load_state(connection: sqlite3.Connection, lifted_remembered: int) -> State:
         {proxy.proxy_id: proxy for proxy in _live(connection, ProxyRecord)},
         head_hash=head[0] if head else None,
         recovery=decode(Recovery, json.loads(found[0])) if found else None,
+        attempts={
+            row["digest"]: decode(Attempt, dict(row))
+            for row in connection.execute("SELECT * FROM attempts ORDER BY rowid")
+        },
     )
 
 

@@ -162,6 +162,19 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """A write that came with an Idempotency-Key, and what it made."""
+
+    digest: str
+    "Of the caller and the key."
+    request: str
+    "The digest of what was asked for."
+    at: datetime
+    reference: str
+    "The id of what was made, as the route that made it knows it."
+
+
+@dataclass(frozen=True, slots=True)
 class Actor:
     """Who asks for a change."""
 
@@ -210,6 +223,8 @@ class State:
     "Proxies not seen to end, by id."
     volatile: frozenset[str] = frozenset()
     "Ids of orders in force that the store has not taken yet."
+    attempts: Mapping[str, Attempt] = field(default_factory=dict)
+    "The latest writes that came with an Idempotency-Key, oldest first, by digest."
     head_hash: str | None = None
     "The audit hash of what made this revision; None when the store has not taken that."
     recovery: Recovery | None = None
@@ -233,7 +248,9 @@ def settled(state: State) -> None:
         raise RecoveryNeededError
 
 
-Record = Order | Token | Key | ProxyRecord | StoredReceipt | StoredResume | Note | Recovery
+Record = (
+    Order | Token | Key | ProxyRecord | StoredReceipt | StoredResume | Note | Attempt | Recovery
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,11 @@ class StoreError(Exception):
 
 
 class StoreFullError(StoreError):
-    """The disk is full, and what room is left is for orders. The API answers 507."""
+    """The disk is full or failing, and what room is left is for orders. The API answers 507."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the disk of the control server is full: until it has room again, only kills, resumes and revocations are stored; nothing was changed"
+            "cannot write: the disk of the control server is full or failing; until it takes everything again, only kills, resumes and revocations are stored; nothing was changed"
         )
 
 
@@ -103,7 +103,7 @@ class Store(Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether only urgent steps are taken, because the disk has no room for others."""
+        """Whether only urgent steps are taken, because the disk failed as it does without room for others."""
 
     def start(self, listener: Listener) -> State:
         """Begin to take changes; the state as it was left. Called once, inside the event loop."""

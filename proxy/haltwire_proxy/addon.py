@@ -98,8 +98,8 @@ class Addon:
         What is returned is awaited before it goes on: it waits for a hold to end.
         """
         decision = self._decide(flow)
-        if not isinstance(decision, Refusal) and _AGENT_API not in flow.metadata:
-            decision = overload.request(self._enforcer, _owner(flow)) or decision
+        if not isinstance(decision, Refusal):
+            decision = self._crowded(flow) or decision
         if isinstance(decision, Held):
             flow.metadata[_WAIT] = wait = _Wait()
             return self._wait(flow, wait)
@@ -221,6 +221,7 @@ class Addon:
             self._note_mismatch(flow, refusal)
             return
         if _AGENT_API in flow.metadata:
+            owned.begin_call()
             return
         request.headers.fields = forwarded(request.headers.fields)
         owned.tally.requests += 1
@@ -235,6 +236,12 @@ class Addon:
         owned.begin(exchange)
         flow.metadata[_EXCHANGE] = exchange
         request.stream = _sending(exchange)
+
+    def _crowded(self, flow: http.HTTPFlow) -> Refusal | None:
+        owned = _owner(flow)
+        if _AGENT_API in flow.metadata:
+            return overload.call(self._enforcer, self._agent_api, owned.identity)
+        return overload.request(self._enforcer, owned)
 
     def _note_mismatch(self, flow: http.HTTPFlow, refusal: Refusal) -> None:
         # As at the door: who holds one secret may not try others in the shelter of its connection.
@@ -286,10 +293,13 @@ class Addon:
         return count
 
     async def _call(self, flow: http.HTTPFlow) -> None:
-        request = flow.request
-        answer = await self._agent_api.answer(
-            _owner(flow).identity, request.method, request.path, request.raw_content or b""
-        )
+        request, owned = flow.request, _owner(flow)
+        try:
+            answer = await self._agent_api.answer(
+                owned.identity, request.method, request.path, request.raw_content or b""
+            )
+        finally:
+            owned.finish_call()
         fields = {"Content-Type": answer.content_type, "Cache-Control": "no-store"}
         flow.response = http.Response.make(answer.status, answer.body, fields)
 
@@ -333,6 +343,8 @@ def end(flow: http.HTTPFlow) -> None:
     exchange = flow.metadata.get(_EXCHANGE)
     if exchange is not None:
         _owner(flow).finish(exchange)
+    elif _AGENT_API in flow.metadata:
+        _owner(flow).finish_call()
 
 
 def _owner(flow: http.HTTPFlow) -> Connection:

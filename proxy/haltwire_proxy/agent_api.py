@@ -23,6 +23,12 @@ from haltwire_proxy.transport import close_gracefully
 
 HOST = "haltwire.internal"
 MAX_BODY_BYTES = 1024 * 1024
+MAX_CALL_BYTES = MAX_BODY_BYTES + 256 * 1024
+"Of a call as it comes, with its head and what frames its body."
+MAX_PIECES = 4096
+"In which a body may come: a megabyte in chunks of one byte would keep the loop for a tenth of a second."
+_SLICE_BYTES = 16 * 1024
+"What is parsed before the bounds are looked at again."
 SESSION_TIMEOUT_S = 30.0
 _RELAY_TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
 _RELAYED = frozenset({("POST", "/v1/mesh/heartbeat")})
@@ -46,6 +52,7 @@ class Answer:
         return text.encode("latin-1") + (b"" if head else self.body)
 
 
+_TOO_LARGE = Refusal("request_too_large", "A call's body is at most 1 MiB.")
 _PHRASES = {200: "OK", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 422: "Invalid"}
 
 
@@ -59,7 +66,7 @@ class AgentApi:
         self.sessions: set[AgentApiSession] = set()
 
     def adopt(self, transport: asyncio.Transport, identity: Identity, early: bytes) -> None:
-        """Take over a client's transport; `early` is what has been read of it."""
+        """Take over a client's transport; `early` is what has been read of it: a whole head, and more."""
         session = AgentApiSession(self, identity)
         transport.set_protocol(session)
         session.connection_made(transport)
@@ -116,6 +123,7 @@ class AgentApiSession(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
         self._body = bytearray()
+        self._received = self._pieces = 0
         self._expects = False
         self._done = False
         self._timer: asyncio.TimerHandle | None = None
@@ -129,15 +137,23 @@ class AgentApiSession(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the call; anything behind it is dropped."""
-        if self._done:
-            return
         with FailClosed("the agent API failed", self._fail):
             try:
-                self._parser.feed_data(data)
+                for at in range(0, len(data), _SLICE_BYTES):
+                    if self._done:
+                        return
+                    self._take(data[at : at + _SLICE_BYTES])
             except httptools.HttpParserCallbackError as fault:
                 raise RuntimeError("a call could not be collected") from fault  # our own doing
             except (httptools.HttpParserError, httptools.HttpParserUpgrade):
                 self._refuse(Refusal("malformed_request", "That is not an HTTP/1.1 request."))
+
+    def _take(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received > MAX_CALL_BYTES or self._pieces > MAX_PIECES:
+            self._refuse(_TOO_LARGE)
+        else:
+            self._parser.feed_data(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
@@ -175,8 +191,9 @@ class AgentApiSession(asyncio.Protocol):
         if self._done:
             return
         self._body += body
+        self._pieces += 1
         if len(self._body) > MAX_BODY_BYTES:
-            self._refuse(Refusal("request_too_large", "A call's body is at most 1 MiB."))
+            self._refuse(_TOO_LARGE)
 
     def on_message_complete(self) -> None:
         """The call is whole."""

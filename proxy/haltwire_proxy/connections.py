@@ -54,6 +54,8 @@ class Connection:
     "While held: whether a peer has given up and that is counted, or had ended before."
     draining: bool = False
     "Whether it lived when a drain was applied that covers it."
+    calling: bool = False
+    "Whether a call of haltwire.internal is read or answered on it."
     residual: int = 0
     "While held: what had left us at the freeze and the upstream had not acknowledged."
     waiters: dict[asyncio.Future[None], None] = field(default_factory=dict)
@@ -72,6 +74,17 @@ class Connection:
         if exchange in self.exchanges:
             self.exchanges.remove(exchange)
             self.load.requests -= 1
+
+    def begin_call(self) -> None:
+        """A call of haltwire.internal has begun to be read. There is one at a time."""
+        self.calling = True
+        self.load.calls += 1
+
+    def finish_call(self) -> None:
+        """It has been answered. Idempotent; a connection that is forgotten has finished its call."""
+        if self.calling:
+            self.calling = False
+            self.load.calls -= 1
 
     @property
     def is_busy(self) -> bool:
@@ -149,6 +162,7 @@ class Connections:
         load = connection.load
         load.connections -= 1
         load.requests -= len(connection.exchanges)
+        connection.finish_call()
         connection.load = Load(requests=len(connection.exchanges))
         if not owned:
             del self._by_agent[connection.identity.agent]

@@ -51,6 +51,8 @@ class Door(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
+        self._caller: Admitted | None = None
+        "Whose call is read next, behind a CONNECT to the agent API."
         self._peer = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -123,7 +125,8 @@ class Door(asyncio.Protocol):
     def _read_head(self) -> None:
         if not first_byte_fits(self._buffer):
             assert self._transport is not None
-            encrypted = upgrade(self._transport, self, self._services.listener_tls, self._buffer)
+            tls = None if self._caller else self._services.listener_tls
+            encrypted = upgrade(self._transport, self, tls, self._buffer)
             if encrypted is not None:
                 self._transport = encrypted
                 return self._buffer.clear()
@@ -148,13 +151,15 @@ class Door(asyncio.Protocol):
             return self._refuse(Refusal("malformed_request", f"{error}."))
         del self._buffer[: len(raw)]
         self._stop_waiting()
+        self._is_head = head.method == "HEAD"
         if len(head.headers) > limits.head_fields:
             return self._refuse(self._services.overload.refuse("head_fields"))
+        if self._caller is not None:
+            return self._take_call(raw, self._caller)
         return self._admit(head, raw)
 
     def _admit(self, head: Head, raw: bytes) -> None:
         services = self._services
-        self._is_head = head.method == "HEAD"
         asked = admit(services, head, self._peer)
         if isinstance(asked, Turned):
             if asked.of_credentials:
@@ -264,12 +269,22 @@ class Door(asyncio.Protocol):
             down.data_received(early)
 
     def _serve_agent_api(self, raw: bytes, asked: Admitted) -> None:
-        identity, connect = asked.identity, asked.connect
         if asked.port != 80:
             return self._refuse(
                 Refusal("destination_denied", f"Use http://{AGENT_API_HOST}/, without TLS."),
-                identity,
+                asked.identity,
             )
+        if not asked.connect:
+            return self._take_call(raw, asked)
+        # What is inside has to be a head like any other, within the same bounds.
+        self._caller = asked
+        assert self._transport is not None
+        self._transport.write(ESTABLISHED)
+        self._wait(self._services.enforcer.limits.head_s)
+        return self._read_head() if self._buffer else None
+
+    def _take_call(self, raw: bytes, asked: Admitted) -> None:
+        identity = asked.identity
         too_many = self._services.overload.call(identity)
         if too_many is not None:
             return self._refuse(too_many, identity)
@@ -278,10 +293,8 @@ class Door(asyncio.Protocol):
         self._on_data = None
         self._services.doors.discard(self)
         self._services.overload.lobby.leave(self, self._peer)
-        early = bytes(self._buffer) if connect else raw + bytes(self._buffer)
+        early = raw + bytes(self._buffer)
         self._buffer.clear()
-        if connect:
-            transport.write(ESTABLISHED)
         self._services.agent_api.adopt(transport, identity, early)
         return None
 

@@ -65,6 +65,8 @@ class Load:
     connections: int = 0
     requests: int = 0
     "Those that are read inside: passed on and not answered yet, or waiting for a hold to end."
+    calls: int = 0
+    "Of haltwire.internal, on connections that are kept for other requests too."
 
 
 def exchange_facts(exchange: Exchange) -> InFlight:

@@ -72,6 +72,16 @@ def request(enforcer: Enforcer, connection: Connection) -> Refusal | None:
     return exceeded("agent_requests", enforcer.tallies, connection.identity)
 
 
+def call(enforcer: Enforcer, agent_api: AgentApi, who: Identity) -> Refusal | None:
+    """Why this agent gets no further call of haltwire.internal, or None."""
+    limit, sessions, agent = enforcer.limits.agent_calls, agent_api.sessions, who.agent
+    kept = enforcer.connections.load_of(agent).calls
+    # Sessions are counted only when there can be too many.
+    if kept + len(sessions) < limit or kept + sum(one.agent == agent for one in sessions) < limit:
+        return None
+    return exceeded("agent_calls", enforcer.tallies, who)
+
+
 class Overload:
     """One per worker."""
 
@@ -114,9 +124,4 @@ class Overload:
 
     def call(self, identity: Identity) -> Refusal | None:
         """Why this agent gets no further call of haltwire.internal, or None."""
-        limit, sessions = self._enforcer.limits.agent_calls, self._agent_api.sessions
-        # Counted only when there can be too many.
-        agent = identity.agent
-        if len(sessions) < limit or sum(one.agent == agent for one in sessions) < limit:
-            return None
-        return self.refuse("agent_calls", identity)
+        return call(self._enforcer, self._agent_api, identity)

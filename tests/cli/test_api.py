@@ -1,5 +1,6 @@
 """Finding the control server and the key for it, and every refusal as one sentence and an exit code."""
 
+import contextlib
 import socket
 import threading
 
@@ -191,3 +192,71 @@ def test_another_users_directory_is_called_so_and_a_url_with_a_key_goes_on(
     assert result.exit_code == 4
     assert f"{home.path} is another user's: ask for a key" in result.stderr
     assert haltwire("kills").exit_code == 0
+
+
+class Flaky:
+    """A control server that ends the first connections after having read their requests."""
+
+    def __init__(self, drops: int) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        self.requests: list[bytes] = []
+        self._drops = drops
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self._thread.join(5)
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._server.accept()
+                with connection:
+                    said = connection.recv(65536)
+                    if not said:
+                        continue  # whoever asks whether this speaks TLS
+                    while b"}" not in said and said.startswith(b"POST"):
+                        said += connection.recv(65536)
+                    if said[:1] == b"\x16":
+                        continue
+                    self.requests.append(said)
+                    if len(self.requests) > self._drops:
+                        body = b'{"ok": true, "kill_id": "K0123456789AB", "note": {"at": "now"}}'
+                        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
+                        connection.sendall(head.encode() + body)
+
+
+def key_of(request: bytes) -> str:
+    return next(x for x in request.decode().split("\r\n") if x.startswith("Idempotency-Key: "))
+
+
+def test_a_write_whose_answer_was_lost_is_asked_again_under_the_same_key(haltwire):
+    with Flaky(drops=1) as server:
+        result = haltwire("note", "K0123456789AB", "why", "--url", server.url)
+        assert result.exit_code == 0, result.stderr
+        first, second = map(key_of, server.requests)
+        assert first == second
+        haltwire("note", "K0123456789AB", "why", "--url", server.url)
+        assert key_of(server.requests[2]) != first
+
+
+def test_a_write_whose_answer_is_lost_twice_is_not_known_to_be_done(haltwire):
+    with Flaky(drops=2) as server:
+        result = haltwire("note", "K0123456789AB", "why", "--url", server.url)
+        assert result.exit_code == 1
+        assert "whether this was done is not known" in result.stderr
+        assert len(server.requests) == 2
+
+
+def test_a_question_bears_no_key(haltwire):
+    with Flaky(drops=1) as server:
+        assert haltwire("kills", "--url", server.url).exit_code == 1
+        assert len(server.requests) == 1
+        assert b"Idempotency-Key" not in server.requests[0]

@@ -35,13 +35,15 @@ def listening():
         yield listener
 
 
-def call(listener, data_dir, method: str, path: str, body: dict | None = None) -> dict:
+def call(
+    listener, data_dir, method: str, path: str, body: dict | None = None, once: str | None = None
+) -> dict:
     host, port = listener.getsockname()
     key = (data_dir / "admin.key").read_text().strip()
     request = urllib.request.Request(
         f"http://{host}:{port}{path}",
         None if body is None else json.dumps(body).encode(),
-        {"Authorization": f"Bearer {key}"},
+        {"Authorization": f"Bearer {key}", **({"Idempotency-Key": once} if once else {})},
         method=method,
     )
     with urllib.request.urlopen(request, timeout=5) as answer:
@@ -93,6 +95,18 @@ def test_a_kill_survives_the_death_of_the_server_right_after_its_answer(started)
     assert all(k["reason"] == "why" for k in kills)
     verified = call(started.listener, started.data_dir, "GET", "/v1/mesh/audit/verify")
     assert verified["ok"] is True
+
+
+def test_a_kill_whose_answer_died_with_the_server_is_asked_for_again_and_done_once(started):
+    server = ready(started)
+    body = {"selector": MAILER, "wait_s": 0}
+    first = call(started.listener, started.data_dir, "POST", "/v1/mesh/kill", body, "once")
+    server.kill()  # as good as before the answer: it is in the same transaction as the order
+    server = ready(started)
+    call(started.listener, started.data_dir, "POST", "/v1/mesh/resume", body)
+    again = call(started.listener, started.data_dir, "POST", "/v1/mesh/kill", body, "once")
+    assert again["kill_id"] == first["kill_id"]
+    assert call(started.listener, started.data_dir, "GET", "/v1/mesh/kills")["kills"] == []
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])

@@ -1,9 +1,9 @@
-"""Wrong keys: a few plain answers for each source, bounded memory, and nothing about right ones."""
+"""Wrong keys and agents' calls: a few plain answers for each source, bounded memory, and nothing about right ones."""
 
 from __future__ import annotations
 
 import pytest
-from haltwire_control.attempts import BURST, PER_S, SOURCES_KEPT, FailedAttempts, source_of
+from haltwire_control.attempts import BURST, PER_S, SOURCES_KEPT, Buckets, FailedAttempts, source_of
 
 
 def test_a_source_gets_a_few_plain_answers_and_then_is_told_to_wait():
@@ -28,7 +28,14 @@ def test_many_sources_need_only_some_memory():
     attempts = FailedAttempts()
     for number in range(SOURCES_KEPT * 2):
         attempts.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 0.0)
-    assert len(attempts._buckets) == SOURCES_KEPT
+    assert len(attempts._buckets._buckets) == SOURCES_KEPT
+
+
+def test_a_steady_rate_passes_for_ever_and_a_faster_one_does_not():
+    steady, fast = Buckets(10, 100), Buckets(10, 100)
+    assert {steady.count("t", n / 99) for n in range(1000)} == {None}
+    refused = sum(fast.count("t", n / 200) is not None for n in range(1000))
+    assert 480 <= refused <= 500
 
 
 SOURCES = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from haltwire_control import calls
+from support.control import running_control
 
 NOBODY = "hwk_" + "x" * 43
 KILL, BEAT, EVENTS = "/v1/mesh/kill", "/v1/mesh/heartbeat", "/v1/mesh/events"
@@ -116,6 +118,22 @@ async def test_an_agent_may_beat_and_nothing_else(control):
         ("GET", "/v1/proxies/connect"),
     ):
         assert (await control.call(method, path, key=agent)).status == 403, path
+
+
+async def test_a_flooding_token_is_answered_429_and_no_other_call_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(calls, "AGENT_BURST", 20)
+    monkeypatch.setattr(calls, "AGENT_PER_S", 0.01)
+    async with running_control(tmp_path) as control:
+        flooding, quiet = await control.token("agent://a/b"), await control.token("agent://a/c")
+        replies = [await control.beat(flooding) for _ in range(22)]
+        assert [reply.status for reply in replies] == [200] * 20 + [429] * 2
+        assert replies[-1].body["error"]["code"] == "rate_exceeded"
+        assert replies[-1].body["error"]["retryable"] is True
+        assert 90 <= int(replies[-1].headers["Retry-After"]) <= 100
+        assert (await control.beat(quiet)).status == 200
+        for _ in range(25):  # an operator is never counted
+            assert (await control.call("GET", "/v1/mesh/kills")).status == 200
+        assert (await control.kill("agent://a/b", wait_s=0)).status == 200
 
 
 async def test_a_revoked_key_is_nobodys(control):

@@ -44,8 +44,9 @@ async def test_a_full_disk_is_not_ready_and_says_no_more(control, monkeypatch):
     monkeypatch.setattr(control.service.store.reserve, "look", lambda: None)
     reply = await control.call("GET", "/readyz", key=None)
     assert (reply.status, reply.body["error"]["code"]) == (503, "not_ready")
-    assert reply.body["error"]["message"] == "the disk is full: only orders are stored"
+    assert reply.body["error"]["message"] == "the disk is full or failing: only orders are stored"
     reply = await control.call("POST", "/v1/tokens", {"selector": "agent://acme/prod/a"})
     assert (reply.status, reply.body["error"]["code"]) == (507, "store_full")
     assert reply.body["error"]["retryable"] is True
+    assert "full or failing" in reply.body["error"]["message"]
     assert (await control.kill("agent://acme/prod/a", wait_s=0)).body["durable"] is True

@@ -4,7 +4,8 @@ Seen when the protection was removed, one at a time:
 - one_authority._judge no longer compares: every row of "names another authority" is served (200) on every way.
 - names_another without the port: `CONNECT localhost:P` with `Host: localhost:1` gets its 200.
 - _name_once left out: `Host: localhost` goes up without its port, HTTP/1.0 without any Host.
-- addon._judge without another_sni: the origin is opened under the other name, for requests and raw bytes.
+- another_sni that finds nothing: a request is tried at the origin all the same (`upstream_unreachable`), and
+  for raw bytes nothing is said.
 - addon._settle without the tally: refused all the same, but no identity.mismatch is audited.
 """
 

@@ -5,7 +5,8 @@ of what is read from a head, I06 and I07 among it, is tests/proxy/test_identity.
 tests/proxy/test_hops.py.
 
 Seen to fail with a protection removed (each put back):
-- identify without its `selector.matches_agent`: the rows `I05 label forged` and `I05 beyond the selector` get 200
+- identify without its `selector.matches_agent`: the rows `I05 label forged`, `I05 beyond the selector`
+  and `Connection hides no credentials` are no longer refused
 - agrees without its comparison of secrets: I12, `another agent's bearer` gets 200
 - hops._dashed that leaves underscores: all four I10, `x_agent_trace` and `proxy_authorization` at the origin
 - Guesses.failed that always says 0.0: I04, the wait that should be 0.8 s takes 0.4 ms

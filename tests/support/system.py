@@ -107,7 +107,6 @@ class System:
         self.ca_file = Path(said["ca_file"])
         self.control_ca = Path(said.get("control_certificate") or said["ca_file"])
         self.pinned = "control_certificate" in said
-        self._trusted = self.control_ca.read_text()
         self.key = (self.data_dir / "admin.key").read_text().strip()
 
     @property
