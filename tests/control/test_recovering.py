@@ -1,6 +1,9 @@
 """A store that lacks what a proxy has applied, found at its hello: with a whole control server and its store.
 
-Protections removed, one at a time, and what was seen then: see each test.
+Protections removed, one at a time, and what was seen then:
+- Recovering.look answers True at once: the restored backup is answered in the proxy's own epoch, and the
+  order that was never stored is gone at the proxy that enforced it.
+- is_ahead compares no hashes: another change under the same number is answered in the proxy's own epoch.
 """
 
 from __future__ import annotations
@@ -63,7 +66,6 @@ async def accept(control, **wrong):
 
 
 async def test_a_restored_backup_gets_back_what_its_proxies_enforce(tmp_path):
-    """With Recovering.look answering True at once, the order is gone, for the store and for the proxy."""
     async with running_control(tmp_path) as control:
         worker = await Worker(control, **ELSEWHERE).join()
         kept = (await control.kill(MAILER, wait_s=0)).body["kill_id"]
@@ -119,7 +121,6 @@ async def test_a_restored_backup_gets_back_what_its_proxies_enforce(tmp_path):
 
 
 async def test_another_change_under_the_same_number_is_found_by_its_hash(tmp_path):
-    """Without the comparison of hashes the proxy is answered in its own epoch, and its order is gone."""
     async with running_control(tmp_path) as control:
         worker = await Worker(control, **ELSEWHERE).join()
         backup(tmp_path, clean=True)

@@ -119,7 +119,10 @@ async def left_in_use(path) -> None:
 
 
 async def test_a_file_without_its_log_says_so(tmp_path):
-    """Its last orders were in the log: SQLite opens the rest, and all looks well."""
+    """Its last orders were in the log: SQLite opens the rest, and all looks well.
+
+    With `_opened` never saying so, this failed: the store was taken for a whole one.
+    """
     path = tmp_path / "haltwire.db"
     await left_in_use(path)
     async with opened(path) as (store, heard):

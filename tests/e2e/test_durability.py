@@ -1,7 +1,4 @@
-"""What is left of orders when the control server dies, its file is restored, lost or shared: real processes.
-
-Protections removed, one at a time, and what was seen then: see each test.
-"""
+"""What is left of orders when the control server dies, its file is restored, lost or shared: real processes."""
 
 from __future__ import annotations
 
@@ -100,10 +97,7 @@ async def answers(system: System, path: str, is_so) -> dict:
 
 
 async def test_a_backup_restored_under_running_proxies(tmp_path):
-    """Killed after the backup, never let through again; not ready until somebody has looked.
-
-    With Recovering.look answering True at once, the killed agent's requests reached the origin.
-    """
+    """Killed after the backup, never let through again; not ready until somebody has looked."""
     async with Origin() as origin, System(tmp_path / "data", "--workers", "2") as system:
         killed, free = [
             Agent(system, origin, name, await system.token(name)) for name in (OTHER, LATER)
@@ -161,10 +155,7 @@ async def test_a_backup_restored_under_running_proxies(tmp_path):
 
 
 async def test_a_log_that_was_deleted_while_nobody_ran(tmp_path):
-    """No proxy is left to say what is missing: the file itself does.
-
-    With was_cut_short always False, `/readyz` answers 200, and the order is gone.
-    """
+    """No proxy is left to say what is missing: the file itself does."""
     async with System(tmp_path / "data", "--workers", "1") as system:
         assert (await system.api("POST", "/v1/mesh/kill", {"selector": OTHER}))[1]["durable"]
         with without_control(system):
@@ -251,7 +242,7 @@ async def test_what_was_answered_is_there_after_a_sigkill_at_once(server):
 async def test_a_second_control_server_is_refused_and_a_third_after_a_sigkill_is_not(
     server, lock_file
 ):
-    """Without the lock on the directory, the second one runs beside the first when its lock file was copied."""
+    """A lock file that is another one does not help the second: the directory is locked, too."""
     first = await asyncio.to_thread(server.start)
     lock = server.data_dir / "control.lock"
     if lock_file != "as it is":
