@@ -12,7 +12,7 @@ from haltwire_control.screening import screen
 from support.control import cut, usage, utc_now
 
 MAILER = "agent://acme/prod/mailer"
-HELLO = Hello("w-1", "host", "boot", 1, "ns", 2, "0", "e", 3, ("K1",))
+HELLO = Hello("w-1", "host", "boot", 1, "ns", 2, "0", "e", 3)
 FAR = utc_now().replace(year=9998)
 
 GOOD = {

@@ -71,6 +71,7 @@ class System:
         "127.0.0.1:0",
     )
 
+    has_workers = True
     prefix: tuple[str, ...] = ()
     "What it is started by, such as a shell that sets limits."
 
@@ -84,7 +85,8 @@ class System:
     ) -> None:
         self.data_dir = data_dir
         self._env = CLEAN if env is None else env
-        self._options = ("--hung-after", hung_after, "--drain-for", drain_for, *options)
+        drain = ("--drain-for", drain_for) if self.has_workers else ()
+        self._options = ("--hung-after", hung_after, *drain, *options)
 
     async def __aenter__(self) -> System:
         await self.start()
