@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import aiohttp
 
@@ -110,6 +111,10 @@ class Operator:
                     if answer.status == 200:
                         return document
                     self._journal.note(f"answered {answer.status}", f"{method} {path} {document}")
+            except TimeoutError as error:
+                told = "; ".join(self._journal.lines[-30:])
+                state = _states(self._system.process.pid)
+                raise AssertionError(f"{method} {path}: no answer. {state}. {told}") from error
             except (aiohttp.ClientError, ConnectionError) as error:
                 self._journal.note("call broken", f"{method} {path} {type(error).__name__}")
             await asyncio.sleep(0.2)
@@ -294,3 +299,15 @@ def told(journal: Journal, checker: Checker, seed: int) -> Iterator[None]:
         if checker.violations:
             print("\n".join(journal.lines[-400:]))
             print("\n".join(map(str, checker.violations[:50])))
+
+
+def _states(supervisor: int) -> str:
+    """What each process of a system is doing, as its kernel says."""
+    told = []
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    for pid in (str(supervisor), *children):
+        with contextlib.suppress(OSError):
+            stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[-2:]
+            told.append(f"{pid} {command} {stat[0]} cpu {stat[11]}+{stat[12]} since {stat[19]}")
+    return ", ".join(told)
