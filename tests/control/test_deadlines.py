@@ -111,7 +111,7 @@ def test_a_start_trusts_no_clock_that_was_set(
     """`later`: the wall clock, in seconds after the order; the rest is seconds from the start on.
 
     Removed, one by one: what is kept with the order, the wall clock beside it, max and min of the two, the
-    comparison of the machine's start. Seen: due at once or a day late in one of these cases each time.
+    comparison of the machine's start. Seen: another deadline in at least one of these cases, each time.
     """
     assert deadlines.begin([left_behind()], after(later), at(clock, boot_id)) == set_by
     assert deadlines.left(clock) == max(0.0, hardens)
