@@ -51,7 +51,13 @@ class Killing:
         moment = now()
         step = guarded(
             once,
-            partial(kills.issue, command=command, now=moment, kill_id=new_id("K")),
+            partial(
+                kills.issue,
+                command=command,
+                now=moment,
+                kill_id=new_id("K"),
+                clock=self._service.clock,
+            ),
             lambda change: change.outcome.order.kill.kill_id,
         )
         committed = await self._service.store.commit(step, fallback=step, urgent=True)

@@ -15,6 +15,7 @@ from haltwire.wire.messages import Delta
 from haltwire.wire.orders import CUT, DRAIN, HOLD, MODES, Kill, lift
 from haltwire.wire.selectors import Selector
 
+from haltwire_control.ends import UNKNOWN, Clock, ends_of, united
 from haltwire_control.state import (
     Actor,
     Change,
@@ -80,13 +81,19 @@ class Resumed:
     still_killed_by: tuple[Kill, ...]
 
 
-def issue(state: State, command: Issue, now: datetime, kill_id: str) -> Change[Issued]:
-    """Put an order in force, or strengthen the one that this selector already has."""
+def issue(
+    state: State, command: Issue, now: datetime, kill_id: str, clock: Clock = UNKNOWN
+) -> Change[Issued]:
+    """Put an order in force, or strengthen the one that this selector already has.
+
+    `clock`: the steady one, at `now`; where it is unknown the wall clock alone says when the order ends.
+    """
     standing = next((o for o in state.orders if o.kill.selector == command.selector), None)
     revision = state.revision + 1
     wanted = demanded(command, now, kill_id, revision)
+    ends = ends_of(wanted, now, clock)
     if standing is None:
-        order = Order(wanted, command.actor.actor_id, revision)
+        order = Order(wanted, command.actor.actor_id, revision, ends=ends)
         event = issued_event(order, now, command.actor, command.reason)
         return Change(
             replace(state, revision=revision, orders=(*state.orders, order)),
@@ -96,10 +103,19 @@ def issue(state: State, command: Issue, now: datetime, kill_id: str) -> Change[I
             delta=Delta(state.revision, revision, kills=(order.kill,)),
         )
     kill = strengthened(standing.kill, wanted)
+    known = clock.shares(standing.ends.boot_id)
+    before = standing.ends if known else ends_of(standing.kill, now, clock)
+    order = replace(standing, kill=kill, ends=united(before, ends, kill))
     if kill == standing.kill:
         event = issued_event(standing, now, command.actor, command.reason, standing)
-        return Change(state, Issued(standing, True), events=(event,))
-    order = replace(standing, kill=kill, changed_revision=revision)
+        if order == standing:
+            return Change(state, Issued(standing, True), events=(event,))
+        # The wall clock was set since: by the steady one it lasts longer. That is nothing to a proxy.
+        orders = tuple(order if other is standing else other for other in state.orders)
+        return Change(
+            replace(state, orders=orders), Issued(order, True), put=(order,), events=(event,)
+        )
+    order = replace(order, changed_revision=revision)
     event = issued_event(order, now, command.actor, command.reason, standing)
     return replaced(state, standing, order, Issued(order, True), event)
 

@@ -32,12 +32,14 @@ class Due:
     kill_id: str
     at: datetime
     "Its `expires_at`, or its `hold_until`."
+    steady: float | None = None
+    "The same on the steady clock, as it is kept with the order."
 
 
 def expire(state: State, due: Due, now: datetime) -> Change[Resumed | None]:
     """Lift the order whose expiry is due."""
     order = _find(state, due.kill_id)
-    if order is None or order.kill.expires_at != due.at:
+    if order is None or (order.kill.expires_at, order.ends.expires) != (due.at, due.steady):
         return Change(state, None)
     kill, revision = order.kill, state.revision + 1
     lifted = replace(order, lifted=Lifting(revision, now, EXPIRY.name, EXPIRED))
@@ -71,7 +73,9 @@ def expire(state: State, due: Due, now: datetime) -> Change[Resumed | None]:
 def harden(state: State, due: Due, now: datetime) -> Change[Order | None]:
     """Make the hold whose limit is due a cut. It keeps its id, first actor, time and expiry."""
     order = _find(state, due.kill_id)
-    if order is None or order.kill.mode != HOLD or order.kill.hold_until != due.at:
+    if order is None or order.kill.mode != HOLD:
+        return Change(state, None)
+    if (order.kill.hold_until, order.ends.hardens) != (due.at, due.steady):
         return Change(state, None)
     kill = replace(order.kill, mode=CUT, hold_until=None)
     harder = replace(order, kill=kill, changed_revision=state.revision + 1)

@@ -17,6 +17,7 @@ from haltwire.wire.receipts import Receipt
 from sqlite_utils import Database, Migrations
 
 from haltwire_control.audit import EventRow
+from haltwire_control.ends import Ends
 from haltwire_control.state import (
     Attempt,
     Key,
@@ -156,6 +157,15 @@ def m006_recovery(db: Database) -> None:
     )
 
 
+@migrations()
+def m007_ends(db: Database) -> None:
+    """When orders end on the clock that nobody sets, and of which start of the machine that clock is."""
+    orders = db.table("orders")
+    orders.add_column("boot_id", str)
+    orders.add_column("expires_boot_s", float)
+    orders.add_column("hold_boot_s", float)
+
+
 INSERT_HEAD = "INSERT OR IGNORE INTO heads (revision, hash) VALUES (?, ?)"
 EVENT_COLUMNS = ", ".join(field.name for field in fields(EventRow))
 INSERT_EVENT = (
@@ -223,7 +233,15 @@ def order_of(row: sqlite3.Row) -> Order:
             row["lifted_by"],
             row["lifted_reason"],
         )
-    return Order(decode(Kill, document), row["actor_id"], row["changed_revision"], lifted)
+    ends = decode(
+        Ends,
+        {
+            "boot_id": row["boot_id"] or "",
+            "expires": row["expires_boot_s"],
+            "hardens": row["hold_boot_s"],
+        },
+    )
+    return Order(decode(Kill, document), row["actor_id"], row["changed_revision"], lifted, ends)
 
 
 def receipt_of(text: str | None) -> Receipt | None:
@@ -288,4 +306,7 @@ def _row_of_order(order: Order) -> dict[str, Any]:
         "lifted_by": lifted.actor if lifted else None,
         "lifted_revision": lifted.revision if lifted else None,
         "lifted_reason": lifted.reason if lifted else None,
+        "boot_id": order.ends.boot_id or None,
+        "expires_boot_s": order.ends.expires,
+        "hold_boot_s": order.ends.hardens,
     }

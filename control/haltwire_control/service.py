@@ -19,6 +19,7 @@ from typing import Any
 from haltwire_control import access
 from haltwire_control.bell import Bell
 from haltwire_control.deadlines import Deadlines
+from haltwire_control.ends import Clock
 from haltwire_control.hub import Hub, Peer
 from haltwire_control.in_force import InForce
 from haltwire_control.ledger import Ledger
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 HOUSEKEEPING_S = 1.0
 EVENTS_TOGETHER = 50
 "In one step: a worker may report thousands of new instances at once, and a kill must get between them."
+CLOCK_SET_S = 1.0
+"Clocks that are further apart than they were have not merely drifted."
 APPLY_WITHIN_S = 2.0
 "How long the creation of a token waits for connected proxies to know it."
 
@@ -54,7 +57,9 @@ class Service:
     def __init__(self, store: Store, ledger: Ledger, lease_ms: int) -> None:
         self.store = store
         self.ledger = ledger
-        self.hub = Hub(this_machine(), lease_ms, now, time.monotonic, steady)
+        here = this_machine()
+        self._boot_id = here.boot_id
+        self.hub = Hub(here, lease_ms, now, time.monotonic, steady)
         self.metrics = Metrics(self)
         self.mismatches = Mismatches()
         self.events = Bell()
@@ -66,6 +71,11 @@ class Service:
         self._in_force: InForce | None = None
         self._tasks = asyncio.TaskGroup()
         self._ending: set[Peer] = set()
+
+    @property
+    def clock(self) -> Clock:
+        """The steady clock, as it is kept with orders."""
+        return Clock(self._boot_id, steady())
 
     @property
     def in_force(self) -> InForce:
@@ -99,7 +109,13 @@ class Service:
         """Take over the state as it was left."""
         self.state = self.store.start(self)
         self.hub.begin(self.state)
-        self.deadlines.begin(self.state.orders, now(), steady())
+        set_by = self.deadlines.begin(self.state.orders, now(), self.clock)
+        if abs(set_by) > CLOCK_SET_S:
+            log.warning(
+                "the wall clock was set %s by %.0f s since orders were issued: none of them expires before both clocks say so, and a hold is cut as soon as either does",
+                "forward" if set_by > 0 else "back",
+                abs(set_by),
+            )
         self.ledger.end_proxies(peer.usage_key for peer in self.hub.peers)
 
     async def begin_leases(self) -> None:
@@ -131,7 +147,7 @@ class Service:
         for record in change.put:
             if isinstance(record, ProxyRecord):
                 self.hub.note(record)
-        moment, clock = now(), steady()
+        moment, clock = now(), self.clock
         # Not `any`: each of them is to be noted.
         if sum(self.deadlines.note(order, moment, clock) for order in orders):
             self.timed.ring()

@@ -16,6 +16,8 @@ from haltwire.wire.orders import Kill
 from haltwire.wire.receipts import Receipt
 from haltwire.wire.selectors import Selector
 
+from haltwire_control.ends import NO_ENDS, Ends
+
 HOLDS, REFUSES = "hold", "refuse"
 "What a proxy may do beyond its lease so that nothing passes there."
 
@@ -59,6 +61,7 @@ class Order:
     changed_revision: int
     "The revision that issued, strengthened or carved it last: proxies must have acknowledged that one."
     lifted: Lifting | None = None
+    ends: Ends = NO_ENDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 from haltwire.wire.messages import Renewed
-from support.control import Worker, cut, running_control, usage, utc_now
+from support.control import Worker, cut, running_control, set_wall_clock, usage, utc_now
 from support.stores import failing
 
 MAILER = "agent://acme/prod/mailer"
@@ -472,3 +472,39 @@ async def test_a_carve_out_and_a_second_kill_that_a_worker_missed_are_proven_whe
     await worker.join()
     receipt = (await control.kill(EVERYBODY)).body
     assert (receipt["confirmed"], proxies(receipt)) == (True, {"w-1": "applied"})
+
+
+@pytest.mark.parametrize("by", [timedelta(days=-30), timedelta(days=30)])
+async def test_a_wall_clock_that_is_set_breaks_and_reorders_nothing(tmp_path, monkeypatch, by):
+    """While a kill waits to be proven, and while nobody runs: seq is the order, durations are steady."""
+    async with running_control(tmp_path) as control:
+        worker = await Worker(control).join()
+        agent = await seen(control, worker)
+        worker.acknowledges = False
+        async with asyncio.TaskGroup() as tasks:
+            asked = tasks.create_task(control.kill(MAILER, wait_s=30))
+            await worker.until(lambda: worker.orders)
+            set_wall_clock(monkeypatch, by)
+            await worker.acknowledge(*worker.orders)
+            await worker.report(*worker.orders)
+        first = asked.result().body
+        assert first["confirmed"] is True
+        assert 0 <= first["halted_in_ms"] < 30_000
+        assert (first["halted_at"] < first["requested_at"]) is (by < timedelta())
+        assert (await control.resume(MAILER, wait_s=0)).status == 200
+        assert (await control.beat(agent, instance="i-1")).status == 200
+    monkeypatch.undo()
+    async with running_control(tmp_path) as control:
+        worker = await Worker(control).join()
+        second = (await control.kill(MAILER, wait_s=30)).body
+        assert second["confirmed"] is True
+        assert 0 <= second["halted_in_ms"] < 30_000
+        assert (await control.call("GET", "/v1/mesh/agents")).status == 200
+        kills = (await control.call("GET", "/v1/mesh/kills?all=1")).body["kills"]
+        assert second["kill_id"] in [kill["kill_id"] for kill in kills]
+        events = await control.events()
+        numbers = [event["seq"] for event in events]
+        assert numbers == list(range(1, len(events) + 1))
+        times = [event["created_at"] for event in events]
+        assert times != sorted(times)
+        assert (await control.call("GET", "/v1/mesh/audit/verify")).body["ok"] is True

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from haltwire.wire.names import AgentRef
 from haltwire.wire.selectors import Selector
+from haltwire_control.ends import NO_ENDS, Clock, Ends
 from haltwire_control.kills import Issue, Resume, issue, resume, withdraw
 from haltwire_control.state import Actor, NotThereError, State
 from hypothesis import given, settings
@@ -76,6 +77,52 @@ def test_a_second_kill_takes_back_what_was_carved_out():
     assert (order.kill.kill_id, order.kill.actor) == ("K1", "key:ada")
     assert order.changed_revision == change.delta.revision == before.revision + 1
     assert change.events[0].details["strengthened"] is True
+
+
+BOOT = Clock("boot", 100.0)
+TTL = Issue(MAILER, ADA, mode="hold", ttl_s=3600.0, hold_limit_s=60.0)
+
+
+def test_an_order_keeps_its_ends_on_the_steady_clock():
+    change = issue(State("e"), TTL, NOW, "K1", BOOT)
+    assert change.put[0].ends == change.state.orders[0].ends == Ends("boot", 3700.0, 160.0)
+    lasting = issue(State("e"), Issue(MAILER, ADA), NOW, "K1", BOOT)
+    assert lasting.put[0].ends == NO_ENDS
+
+
+def test_a_second_kill_under_a_clock_that_was_set_back_lasts_as_long_as_it_says():
+    """By the wall clock it ends long before the first; it still is to last an hour from now.
+
+    Removed: that a change of the ends alone is put. Seen: nothing was put for the third kill.
+    """
+    before = issue(State("e"), TTL, NOW, "K1", BOOT).state
+    again = issue(before, TTL, NOW - timedelta(days=1), "K2", Clock("boot", 120.0))
+    (order,) = again.put
+    assert order.ends == Ends("boot", 3720.0, 160.0)
+    assert again.state.orders == (order,)
+    # Its limit comes sooner by that wall clock, and that much is told.
+    assert order.kill.hold_until == NOW - timedelta(days=1) + timedelta(seconds=60)
+    last = issue(again.state, TTL, NOW - timedelta(days=1), "K3", Clock("boot", 130.0))
+    assert last.put == last.state.orders
+    assert last.put[0].ends == Ends("boot", 3730.0, 160.0)
+    assert (last.delta, last.state.revision) == (None, again.state.revision)
+    assert last.events[0].details["strengthened"] is False
+
+
+def test_a_second_kill_under_a_clock_that_was_set_forward_shortens_nothing():
+    before = issue(State("e"), TTL, NOW, "K1", BOOT).state
+    later, shorter = NOW + timedelta(days=1), replace(TTL, ttl_s=600.0)
+    (order,) = issue(before, shorter, later, "K2", Clock("boot", 120.0)).put
+    assert order.kill.expires_at == later + timedelta(seconds=600)
+    assert order.ends.expires == 3700.0
+
+
+def test_after_a_start_of_the_machine_the_wall_clock_says_how_long_an_order_still_lasts():
+    before = issue(State("e"), TTL, NOW, "K1", BOOT).state
+    shorter, boot = replace(TTL, ttl_s=600.0), Clock("next", 5.0)
+    change = issue(before, shorter, NOW + timedelta(seconds=10), "K2", boot)
+    assert change.put[0].ends == Ends("next", 3595.0, 55.0)
+    assert change.delta is None
 
 
 SECOND, HOUR, DAY = 1.0, 3600.0, 86_400.0

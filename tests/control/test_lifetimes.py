@@ -9,6 +9,7 @@ import pytest
 from haltwire.wire.names import AgentRef
 from haltwire.wire.orders import deciding_kill
 from haltwire.wire.selectors import EVERYTHING, Selector
+from haltwire_control.ends import Clock
 from haltwire_control.kills import Issue, Resume, issue, resume
 from haltwire_control.lifetimes import Due, expire, harden
 from haltwire_control.state import Actor, State
@@ -80,6 +81,19 @@ def test_what_was_due_and_has_changed_since_is_left_alone(step, due):
     before = ordered(before, "K2", WIDE)
     change = step(before, due, after(61))
     assert (change.state, change.outcome, change.events) == (before, None, ())
+
+
+@pytest.mark.parametrize("step", [expire, harden])
+def test_what_was_put_off_on_the_steady_clock_alone_is_left_alone(step):
+    """A kill under a wall clock that was set meanwhile leaves the times as they are shown.
+
+    Removed: the comparison of the steady time in `expire`. Seen: it was lifted by the time that was put off.
+    """
+    command = Issue(MAILER, ADA, mode="hold", hold_limit_s=60.0, ttl_s=60.0)
+    before = issue(State("e"), command, NOW, "K1", Clock("boot", 100.0)).state
+    assert step(before, Due("K1", after(60), 159.0), after(61)).outcome is None
+    assert step(before, Due("K1", after(60)), after(61)).outcome is None
+    assert step(before, Due("K1", after(60), 160.0), after(61)).outcome is not None
 
 
 SEGMENTS = st.sampled_from(["a", "b", "*"])

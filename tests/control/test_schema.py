@@ -9,6 +9,7 @@ import pytest
 from haltwire.wire.orders import Kill
 from haltwire.wire.selectors import Selector
 from haltwire_control import schema
+from haltwire_control.ends import NO_ENDS, Ends
 from haltwire_control.sqlite_reads import connect
 from haltwire_control.state import (
     Key,
@@ -41,7 +42,11 @@ def database(tmp_path):
 
 
 def test_every_live_record_comes_back(database):
-    orders = tuple(Order(kill, "Y1", 5) for kill in (KILL, DRAIN, HOLD))
+    orders = (
+        Order(KILL, "Y1", 5),
+        Order(DRAIN, "Y1", 5, ends=Ends("boot", 3600.123456789)),
+        Order(HOLD, "Y1", 5, ends=Ends("boot", None, 0.5)),
+    )
     token = Token("T1", "d1", MAILER, None, NOW, "key:ada")
     key = Key("Y1", "d2", "ada", "operator", NOW, "key:admin")
     proxy = ProxyRecord(
@@ -56,6 +61,13 @@ def test_every_live_record_comes_back(database):
     assert state.keys == {"d2": key}
     assert state.proxies == {"w-1": proxy}
     assert state.longest_lease_ms == 5000
+
+
+def test_an_end_that_is_no_number_is_said_not_met_later(database):
+    schema.write(database, Order(DRAIN, "Y1", 5, ends=Ends("boot", 3600.0)))
+    database.execute("UPDATE orders SET expires_boot_s = 'soon'")
+    with pytest.raises(ValueError):
+        schema.load_state(database, 10)
 
 
 def test_what_has_ended_is_kept_but_is_not_state(database):
@@ -168,4 +180,5 @@ def test_a_file_of_the_first_version_is_brought_up_with_its_events(tmp_path):
     assert [tuple(row) for row in found] == [("K1", 1), ("K1", 3), ("K2", 3), ("K3", 3)]
     order = schema.order_of(connection.execute("SELECT * FROM orders").fetchone())
     assert (order.kill.grace_s, order.kill.hold_until) == (None, None)
+    assert order.ends == NO_ENDS
     connection.close()

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from haltwire.wire.messages import (
     Usage,
 )
 from haltwire.wire.names import AgentRef
+from haltwire_control import ledger_file
+from haltwire_control import service as service_module
 from haltwire_control.app import ControlConfig, control_server
 from haltwire_control.presence import this_machine
 
@@ -40,6 +42,18 @@ PROXY_KEY = "hwk_" + "p" * 43
 
 def utc_now() -> datetime:
     return datetime.now(timezone.utc)
+
+
+def set_wall_clock(monkeypatch: Any, by: timedelta) -> None:
+    """Set the wall clock of control servers in this process that far from the right time."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + by
+
+    for module in (service_module, ledger_file):
+        monkeypatch.setattr(module, "datetime", Clock)
 
 
 @dataclass
