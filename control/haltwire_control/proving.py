@@ -34,6 +34,8 @@ INSTANCES_PER_S = 1000
 "A receipt of more instances than this is stored more rarely: it is put together in the event loop."
 RESUME_WATCHED_S = 300.0
 "A proxy that is out of reach for longer is told all orders when it comes back; nobody waits for that."
+RESUMES_WATCHED = 1000
+"Resumes followed at once; beyond, the oldest whose receipt is stored is let go of as it is."
 LOOK_EVERY_S = 0.05
 "How often the end of a disconnected proxy is looked for while somebody waits."
 WATCHED_AT_ONCE = 50
@@ -66,6 +68,8 @@ class Proving:
         if watch.name:
             self._watches[watch.name] = watch
             self._settled.discard(watch.name)
+        if watch.request.mode == RESUME:
+            self._let_go_of_the_oldest()
 
     async def answer(self, watch: Watch, wait_s: float) -> Receipt:
         """Follow a watch, and its receipt once it is complete, or after the wait."""
@@ -160,6 +164,13 @@ class Proving:
         if self._watches.get(watch.name) is watch:
             del self._watches[watch.name]
             self._settled.discard(watch.name)
+
+    def _let_go_of_the_oldest(self) -> None:
+        resumes = [w for w in self._watches.values() if w.request.mode == RESUME]
+        for watch in resumes[:-RESUMES_WATCHED]:
+            # One that is not stored yet is the only place where its receipt is.
+            if watch.recorded is not None and not watch.answering:
+                self._forget(watch)
 
     def _is_over(self, watch: Watch) -> bool:
         """Whether a kill has been lifted while it was watched, or a resume watched for long enough."""

@@ -329,3 +329,18 @@ async def test_what_says_nothing_more_is_let_go_of(control, worker, agent):
         return not watches
 
     await until(is_gone)
+
+
+async def test_only_so_many_resumes_are_followed_at_once(control, worker, agent, monkeypatch):
+    """Without `_let_go_of_the_oldest` all five were still followed."""
+    monkeypatch.setattr(proving, "RESUMES_WATCHED", 2)
+    revisions, kills = [], []
+    for _ in range(5):
+        kills.append((await control.kill(MAILER)).body["kill_id"])
+        receipt = (await control.resume(MAILER)).body
+        assert receipt["instances"][0]["state"] == "waiting"  # so it is followed
+        revisions.append(receipt["revision"])
+    latest = [control.killing.proving.latest_resume(revision) for revision in revisions]
+    assert [one is not None for one in latest] == [False, False, False, True, True]
+    for kill_id in kills:  # and none has lost its receipt
+        assert (await shown(control, kill_id))["resume"]["lifted"] == [kill_id]
