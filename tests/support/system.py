@@ -71,6 +71,8 @@ class System:
         "127.0.0.1:0",
     )
 
+    drains = True
+    "Whether it has connections of agents, and so takes the option that bounds how long they may go on."
     prefix: tuple[str, ...] = ()
     "What it is started by, such as a shell that sets limits."
 
@@ -84,7 +86,8 @@ class System:
     ) -> None:
         self.data_dir = data_dir
         self._env = CLEAN if env is None else env
-        self._options = ("--hung-after", hung_after, "--drain-for", drain_for, *options)
+        drain = ("--drain-for", drain_for) if self.drains else ()
+        self._options = ("--hung-after", hung_after, *drain, *options)
 
     async def __aenter__(self) -> System:
         await self.start()
