@@ -54,7 +54,7 @@ class Proving:
     def learn(self, stored: StoredKill) -> None:
         """Take over from an earlier process that an order in force is confirmed."""
         if stored.receipt is not None and stored.receipt.confirmed:
-            self._confirmed[stored.order.kill.kill_id] = stored.order.changed_revision
+            self._confirmed[stored.order.kill.kill_id] = stored.receipt.revision
 
     def begin(self, watch: Watch) -> None:
         """Follow a watch from now on, in place of an earlier one of the same order."""
@@ -108,8 +108,12 @@ class Proving:
         return self.latest(name_of_resume(revision))
 
     def is_confirmed(self, kill_id: str) -> bool:
-        """Whether an order in force has been proven to be enforced everywhere."""
-        return kill_id in self._confirmed
+        """Whether an order in force, as it stands now, has been proven to be enforced everywhere."""
+        order, proven = self._service.in_force.by_id.get(kill_id), self._confirmed.get(kill_id)
+        if order is None or proven is None:
+            return False
+        # What was carved out of it since took nothing back; whatever else changed made it stop more.
+        return proven >= order.changed_revision or bool(order.kill.excepted)
 
     async def _wait(self, watch: Watch, deadline: float) -> None:
         """Until nothing more can come in, or the deadline; details alone are waited for briefly."""

@@ -114,6 +114,26 @@ async def test_a_silent_worker_is_pending_and_its_late_ack_completes_the_receipt
     assert (await control.event_types()).count("kill.confirmed") == 1
 
 
+async def test_an_order_that_stops_more_than_was_proven_is_not_confirmed(control, worker):
+    """Before, the list of kills went on to say that it was, while a silent worker still let through what was new."""
+    await seen(control, worker)
+
+    async def confirmed():
+        (kill,) = (await control.call("GET", "/v1/mesh/kills")).body["kills"]
+        return kill["confirmed"]
+
+    kill_id = (await control.kill("agent://acme/**")).body["kill_id"]
+    await control.resume(MAILER, carve_out=True)
+    assert await confirmed(), "what was carved out took nothing back of what is proven"
+    worker.acknowledges = False
+    again = (await control.kill("agent://acme/**", wait_s=0.05)).body
+    assert (again["kill_id"], again["unconfirmed_because"]) == (kill_id, "proxy_pending")
+    assert not await confirmed()
+    await worker.acknowledge(kill_id)
+    await worker.report(kill_id)
+    await until(confirmed)
+
+
 async def _has(control, event_type: str) -> bool:
     return event_type in await control.event_types()
 
