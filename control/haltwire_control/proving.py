@@ -19,6 +19,7 @@ from haltwire_control.state import (
     SYSTEM,
     Change,
     NewEvent,
+    Order,
     Record,
     StoredReceipt,
     StoredResume,
@@ -110,10 +111,7 @@ class Proving:
     def is_confirmed(self, kill_id: str) -> bool:
         """Whether an order in force, as it stands now, has been proven to be enforced everywhere."""
         order, proven = self._service.in_force.by_id.get(kill_id), self._confirmed.get(kill_id)
-        if order is None or proven is None:
-            return False
-        # What was carved out of it since took nothing back; whatever else changed made it stop more.
-        return proven >= order.changed_revision or bool(order.kill.excepted)
+        return order is not None and proven is not None and stands(order, proven)
 
     async def _wait(self, watch: Watch, deadline: float) -> None:
         """Until nothing more can come in, or the deadline; details alone are waited for briefly."""
@@ -224,6 +222,14 @@ class Proving:
             return watch.told
         told = self._confirmed.get(watch.request.kill_id or "", -1)
         return watch.told or told >= watch.needed_revision
+
+
+def stands(order: Order, proven: int) -> bool:
+    """Whether the proof of an order as of a revision is one of what it has become.
+
+    What was carved out of it since took nothing back; whatever else changed made it stop more.
+    """
+    return proven >= order.changed_revision or bool(order.kill.excepted)
 
 
 def name_of_resume(revision: int) -> str:
