@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from itertools import chain, count
 
 from haltwire.wire.messages import Delta
 
@@ -96,11 +97,13 @@ def note_proxy(
 ) -> Change[ProxyRecord]:
     """From now on the proxy may pass traffic, so every kill counts it until it is seen to end.
 
-    A name that another process goes by, which may still live, gets this one's pid behind it.
+    A name that another process goes by, which may still live, gets this one's pid behind it, and a number
+    if that is taken, too: in copies of one container even the pids are the same.
     """
-    standing = state.proxies.get(proxy.proxy_id)
-    if standing is not None and standing.process != proxy.process:
-        proxy = replace(proxy, proxy_id=f"{proxy.proxy_id}.{proxy.pid}")
+    wanted = f"{proxy.proxy_id}.{proxy.pid}"
+    names = chain((proxy.proxy_id, wanted), (f"{wanted}.{number}" for number in count(2)))
+    free = next(name for name in names if _is_free(state, name, proxy))
+    proxy = replace(proxy, proxy_id=free)
     details = {"proxy_id": proxy.proxy_id, "host": proxy.host, "pid": proxy.pid}
     return Change(
         replace(state, proxies={**state.proxies, proxy.proxy_id: proxy}),
@@ -135,6 +138,11 @@ def lose_proxy(state: State, proxy_id: str, how: str, now: datetime) -> Change[N
     """The link to a proxy ended: only an event, since it may still be passing traffic."""
     details = {"proxy_id": proxy_id, "how": how}
     return Change(state, None, events=(NewEvent("proxy.lost", now, SYSTEM, details=details),))
+
+
+def _is_free(state: State, name: str, proxy: ProxyRecord) -> bool:
+    standing = state.proxies.get(name)
+    return standing is None or standing.process == proxy.process
 
 
 def _without[T](table: Mapping[str, T], name: str) -> dict[str, T]:

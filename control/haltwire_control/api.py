@@ -26,6 +26,7 @@ from haltwire_control.models import (
     ResumeBody,
     ResumeSelectorBody,
 )
+from haltwire_control.proving import stands
 from haltwire_control.selecting import agent_selector, selector_of, with_instance
 from haltwire_control.service import Service, now
 from haltwire_control.state import Note, NotThereError, Order
@@ -119,7 +120,7 @@ class Api:
         query: KillsQuery = call.query
         service = self._service
         stored = await service.store.kills(query.all, KILLS_MOST if query.all else -1)
-        kills = [self._kill_document(s.order, _confirmed(s.receipt)) for s in stored]
+        kills = [self._kill_document(s.order, _confirmed(s.order, s.receipt)) for s in stored]
         # What the store has not taken is newer than all that it has.
         volatile = [o for o in service.state.orders if o.kill.kill_id in service.state.volatile]
         fresh = [self._kill_document(order, False) for order in reversed(volatile)]
@@ -144,7 +145,7 @@ class Api:
             raise _no_kill(kill_id)
         if receipt is not None and receipt.reason is None:
             receipt = replace(receipt, reason=order.kill.reason)  # a note may have brought it
-        document = self._kill_document(order, _confirmed(receipt))
+        document = self._kill_document(order, _confirmed(order, receipt))
         return web.json_response(
             {"ok": True, "kill": document, "receipt": encode(receipt), **encode(story)}
         )
@@ -206,8 +207,8 @@ def _because(problem: str) -> str:
     return f" because {problem}" if problem else ""
 
 
-def _confirmed(receipt: Receipt | None) -> bool:
-    return receipt is not None and receipt.confirmed
+def _confirmed(order: Order, receipt: Receipt | None) -> bool:
+    return receipt is not None and receipt.confirmed and stands(order, receipt.revision)
 
 
 def _no_kill(kill_id: str) -> ApiError:

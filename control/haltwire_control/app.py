@@ -38,7 +38,7 @@ from haltwire_control.public_api import PublicApi
 from haltwire_control.recovering import note_cut_short
 from haltwire_control.recovery_api import RecoveryApi
 from haltwire_control.routes import route_table
-from haltwire_control.service import Service
+from haltwire_control.service import Service, steady
 from haltwire_control.sqlite import SqliteStore
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ async def control_server(config: ControlConfig) -> AsyncIterator[Running]:
             for work, name in (
                 (service.run(), "housekeeping"),
                 (killing.proving.follow(), "complete receipts"),
-                (Fencing(service.hub).follow(), "end leases in time"),
+                (Fencing(service.hub, steady).follow(), "end leases in time"),
                 (Expiry(service, killing).follow(), "end orders in time"),
                 (ledger_file.follow(), "write the ledger"),
             )

@@ -158,18 +158,20 @@ class Killing:
         return outcome
 
     async def _killed_before(self, attempt: Attempt, wait_s: float, arrived: float) -> Receipt:
-        """The receipt of a kill that was ordered before under the same key: as it stands now."""
+        """The receipt of a kill that was ordered before under the same key: as it stands now.
+
+        AlreadyDoneError when it has been lifted: its receipt would say that what goes on again is stopped.
+        """
         kill_id, service = attempt.reference, self._service
         stored = await service.store.kill(kill_id)
         receipt = self.proving.latest(kill_id) or (stored.receipt if stored else None)
         order = service.in_force.by_id.get(kill_id)
-        settled = receipt is not None and receipt.unconfirmed_because != PROXY_PENDING
-        if receipt is not None and (settled or order is None):
-            return receipt
         if order is None:
             raise AlreadyDoneError(
                 f"the kill {kill_id} was ordered by the first request under this Idempotency-Key and has been lifted since; nothing was stopped again"
             )
+        if receipt is not None and receipt.unconfirmed_because != PROXY_PENDING:
+            return receipt
         asked = receipt.requested_at if receipt else attempt.at
         arrived -= max(0.0, (now() - attempt.at).total_seconds())
         return await self.proving.answer(

@@ -19,6 +19,7 @@ from haltwire_control.state import (
     SYSTEM,
     Change,
     NewEvent,
+    Order,
     Record,
     StoredReceipt,
     StoredResume,
@@ -56,7 +57,7 @@ class Proving:
     def learn(self, stored: StoredKill) -> None:
         """Take over from an earlier process that an order in force is confirmed."""
         if stored.receipt is not None and stored.receipt.confirmed:
-            self._confirmed[stored.order.kill.kill_id] = stored.order.changed_revision
+            self._confirmed[stored.order.kill.kill_id] = stored.receipt.revision
 
     def begin(self, watch: Watch) -> None:
         """Follow a watch from now on, in place of an earlier one of the same order."""
@@ -112,8 +113,9 @@ class Proving:
         return self.latest(name_of_resume(revision))
 
     def is_confirmed(self, kill_id: str) -> bool:
-        """Whether an order in force has been proven to be enforced everywhere."""
-        return kill_id in self._confirmed
+        """Whether an order in force, as it stands now, has been proven to be enforced everywhere."""
+        order, proven = self._service.in_force.by_id.get(kill_id), self._confirmed.get(kill_id)
+        return order is not None and proven is not None and stands(order, proven)
 
     async def _wait(self, watch: Watch, deadline: float) -> None:
         """Until nothing more can come in, or the deadline; details alone are waited for briefly."""
@@ -231,6 +233,14 @@ class Proving:
             return watch.told
         told = self._confirmed.get(watch.request.kill_id or "", -1)
         return watch.told or told >= watch.needed_revision
+
+
+def stands(order: Order, proven: int) -> bool:
+    """Whether the proof of an order as of a revision is one of what it has become.
+
+    What was carved out of it since took nothing back; whatever else changed made it stop more.
+    """
+    return proven >= order.changed_revision or bool(order.kill.excepted)
 
 
 def name_of_resume(revision: int) -> str:

@@ -22,6 +22,9 @@ from haltwire_proxy.tally import Tallies
 log = logging.getLogger(__name__)
 LOOK_S = 0.25
 "How often, beyond the lease, clients that have given up are looked for."
+LATE_S = 1.0
+"Who finds out this long after its end that a lease is over has stood still himself."
+_STOOD = "this worker was stopped, starved or asleep, and its lease ran out meanwhile"
 WARN_EVERY_S = 60.0
 "How often a proxy that goes on beyond its lease says so."
 
@@ -126,8 +129,10 @@ class Lease:
         if self._goes_on:
             self._tallies.count("leases_overrun")
             return
+        late_s = self._boottime() - self._replica.lease_end_boot
         log.warning(
-            "no word from the control server: nothing passes; %d connections stand still for at most %g s",
+            "%s: nothing passes; %d connections stand still for at most %g s",
+            _STOOD if late_s > LATE_S else "no word from the control server",
             len(live),
             self.rule.hold_for_s,
         )

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 REMIND_S = 300.0
 "How long a reason that has been told stays told."
 _WAITING = "waiting for the control server, and without it nothing passes: %s"
-_CLOSED = "the control server closed the link"
+_ENDED = "the link to the control server has ended"
 _EXPIRED, _NOT_YET = 10, 9
 _OTHER_NAME = (62, 64)
 "X509_V_ERR_*, as in `verify_code`."
@@ -34,8 +34,8 @@ class Trouble:
         self._told: dict[str, float] = {}
 
     def failed(self, error: BaseException | None) -> None:
-        """There is no link, or no longer; None when the control server ended it."""
-        sentence = _CLOSED if error is None else sentence_of(self._url, error)
+        """There is no link, or no longer; None when one that there was has ended, on whichever side."""
+        sentence = _ENDED if error is None else sentence_of(self._url, error)
         now = self._clock()
         if now - self._told.get(sentence, float("-inf")) < REMIND_S:
             return

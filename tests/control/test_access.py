@@ -118,6 +118,16 @@ def test_a_name_that_may_still_be_in_use_is_not_taken_over():
     assert {name: p.pid for name, p in state.proxies.items()} == {"w-1": 7, "w-1.8": 8}
 
 
+def test_copies_of_one_container_take_no_name_from_each_other():
+    """Before, the third took the second one's name, and no kill counted the second any more."""
+    copies = [replace(PROXY, pid_namespace=f"pid:[{number}]") for number in range(4)]
+    state = State("e")
+    for copy in copies:
+        state = access.note_proxy(state, copy, NOW, ADA).state
+    assert list(state.proxies) == ["w-1", "w-1.7", "w-1.7.2", "w-1.7.3"]
+    assert {one.process for one in state.proxies.values()} == {one.process for one in copies}
+
+
 def test_a_proxy_that_comes_back_keeps_its_name():
     state = access.note_proxy(State("e"), PROXY, NOW, ADA).state
     assert list(access.note_proxy(state, PROXY, NOW, ADA).state.proxies) == ["w-1"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from contextlib import asynccontextmanager
 
@@ -32,8 +33,8 @@ class Leases:
 
 
 @asynccontextmanager
-async def following(hub):
-    task = asyncio.get_running_loop().create_task(Fencing(hub).follow())
+async def following(hub, steady=time.monotonic):
+    task = asyncio.get_running_loop().create_task(Fencing(hub, steady).follow())
     try:
         yield
     finally:
@@ -70,6 +71,21 @@ async def test_a_fault_does_not_end_it(monkeypatch, caplog):
     async with following(hub):
         await until(lambda: len(hub.looked) >= 2)
     assert "the leases could not be looked at" in caplog.text
+
+
+async def test_who_stood_still_himself_says_so(monkeypatch, caplog):
+    """Without it, the log told only of proxies that were silent, when it was the control server that had stopped."""
+    monkeypatch.setattr(fencing, "LOOK_EVERY_S", 0.02)
+    slept = [0.0]
+    hub = Leases()
+    async with following(hub, lambda: time.monotonic() + slept[0]):
+        await until(lambda: len(hub.looked) >= 3)
+        slept[0] = 7.0
+        await until(lambda: caplog.text)
+    (said,) = re.findall(
+        r"this control server was stopped, starved or asleep for ([\d.]+) s", caplog.text
+    )
+    assert float(said) >= 7.0
 
 
 ELSEWHERE = {"pid": 1, "pid_namespace": "pid:[elsewhere]"}

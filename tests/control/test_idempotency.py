@@ -102,13 +102,15 @@ async def ask(control, key, path="/v1/mesh/kill", body=None, method="POST"):
 
 
 async def test_a_kill_asked_for_again_after_a_resume_stops_nobody(control, worker):
+    """Before, it was answered with the first receipt, 200 and confirmed, of an agent that went on."""
     first = await ask(control, "k", body={"selector": MAILER})
     again = await ask(control, "k", body={"selector": MAILER})
     assert again.body == first.body
     assert [p["state"] for p in first.body["proxies"]] == ["applied"]
     await control.resume(MAILER)
     late = await ask(control, "k", body={"selector": MAILER})
-    assert (late.status, late.body["kill_id"]) == (200, first.body["kill_id"])
+    assert (late.status, late.body["error"]["code"]) == (409, "already_done")
+    assert f"{first.body['kill_id']} was ordered" in late.body["error"]["message"]
     assert (await control.call("GET", "/v1/mesh/kills")).body["kills"] == []
     assert (await control.event_types()).count("kill.issued") == 1
 
@@ -191,5 +193,6 @@ async def test_keys_are_remembered_across_a_restart(tmp_path):
         await control.resume(MAILER, wait_s=0)
     async with running_control(tmp_path) as control:
         again = await ask(control, "k", body={"selector": MAILER, "wait_s": 0})
-        assert again.body["kill_id"] == first.body["kill_id"]
+        assert again.status == 409
+        assert first.body["kill_id"] in again.body["error"]["message"]
         assert (await control.call("GET", "/v1/mesh/kills")).body["kills"] == []

@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import replace
 from datetime import timedelta
+from urllib.parse import quote
 
 import pytest
 from haltwire.wire.messages import Renewed
@@ -112,6 +113,30 @@ async def test_a_silent_worker_is_pending_and_its_late_ack_completes_the_receipt
     await until(is_confirmed)
     await until(lambda: _has(control, "kill.confirmed"))
     assert (await control.event_types()).count("kill.confirmed") == 1
+
+
+async def test_an_order_that_stops_more_than_was_proven_is_not_confirmed(control, worker):
+    """Before, what is shown of an agent said that it was, while a silent worker still let through what was new."""
+    await seen(control, worker)
+
+    async def confirmed() -> set[bool]:
+        listed = (await control.call("GET", "/v1/mesh/kills")).body["kills"]
+        shown = (await control.call("GET", f"/v1/mesh/agents/{quote(MAILER, safe='')}")).body
+        return {kill["confirmed"] for kill in (*listed, *shown["agent"]["kills"])}
+
+    async def is_confirmed() -> bool:
+        return await confirmed() == {True}
+
+    kill_id = (await control.kill("agent://acme/**")).body["kill_id"]
+    await control.resume("agent://acme/prod/other", carve_out=True)
+    assert await is_confirmed(), "what was carved out took nothing back of what is proven"
+    worker.acknowledges = False
+    again = (await control.kill("agent://acme/**", wait_s=0.05)).body
+    assert (again["kill_id"], again["unconfirmed_because"]) == (kill_id, "proxy_pending")
+    assert await confirmed() == {False}
+    await worker.acknowledge(kill_id)
+    await worker.report(kill_id)
+    await until(is_confirmed)
 
 
 async def _has(control, event_type: str) -> bool:

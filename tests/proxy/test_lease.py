@@ -107,3 +107,13 @@ def test_each_change_is_said_once(caplog):
     assert len(said) == 2
     assert said[0].startswith("no word from the control server: nothing passes")
     assert said[1].startswith("there is a lease again")
+
+
+def test_a_worker_that_stood_still_does_not_say_that_the_control_server_did(caplog):
+    clock = [100.0]
+    enforcer = leased(clock=lambda: clock[0])
+    caplog.set_level(logging.WARNING)
+    clock[0] += 5.0
+    assert not enforcer.may_pass()
+    (said,) = [record.message for record in caplog.records]
+    assert said.startswith("this worker was stopped, starved or asleep, and its lease ran out")

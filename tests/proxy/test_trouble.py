@@ -125,7 +125,7 @@ def test_a_reason_is_told_once_and_again_after_some_time():
         "waiting for the control server, and without it nothing passes: http://c does not answer in time"
     ]
     told.trouble.failed(None)
-    assert told.lines[1:] == ["the control server closed the link"]
+    assert told.lines[1:] == ["the link to the control server has ended"]
     told.now = REMIND_S
     told.trouble.failed(TimeoutError())
     assert len(told.lines) == 3
