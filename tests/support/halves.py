@@ -12,11 +12,7 @@ class ControlAlone(System):
     """One `haltwire control`."""
 
     command = ("control", "--control-listen", "127.0.0.1:0")
-<<<<<<< HEAD
     has_workers = False
-=======
-    drains = False
->>>>>>> h-break5
 
     async def proxy_key(self, name: str = "edge") -> str:
         """The secret of a new key of a proxy."""

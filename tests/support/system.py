@@ -71,12 +71,7 @@ class System:
         "127.0.0.1:0",
     )
 
-<<<<<<< HEAD
     has_workers = True
-=======
-    drains = True
-    "Whether it has connections of agents, and so takes the option that bounds how long they may go on."
->>>>>>> h-break5
     prefix: tuple[str, ...] = ()
     "What it is started by, such as a shell that sets limits."
 
@@ -90,11 +85,7 @@ class System:
     ) -> None:
         self.data_dir = data_dir
         self._env = CLEAN if env is None else env
-<<<<<<< HEAD
         drain = ("--drain-for", drain_for) if self.has_workers else ()
-=======
-        drain = ("--drain-for", drain_for) if self.drains else ()
->>>>>>> h-break5
         self._options = ("--hung-after", hung_after, *drain, *options)
 
     async def __aenter__(self) -> System:
