@@ -84,9 +84,11 @@ async def test_nothing_queued_leaves_after_the_end_of_a_worker(system, authority
 
 
 def _has_ended(pid: int) -> bool:
-    """Whether its sockets are closed: its entry is gone, or that of a zombie."""
+    """Whether its sockets are closed: its entry is gone, or that of a zombie without another thread."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return True
-    return stat.rpartition(")")[2].split()[0] in ("Z", "X")
+    # proc_pid_stat(5): state and num_threads; the threads of one that is being killed end one by one.
+    fields = stat.rpartition(")")[2].split()
+    return fields[0] in ("Z", "X") and int(fields[17]) <= 1
