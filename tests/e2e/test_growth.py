@@ -56,7 +56,6 @@ async def _blocks(control: Control) -> int:
 
 
 async def test_kills_and_resumes_without_end_leave_nothing_behind(tmp_path, small_bounds):
-    """One that kept a string for each kill, or each watch, for ever failed in all of the churns."""
     async with running_control(tmp_path, lease_ms=60_000) as control:
         secret = await control.token(AGENT)
         await _churn(control, secret, 0)
