@@ -33,7 +33,7 @@ import peers
 
 WARM_UP = 0.5
 """The part of the time that is not judged: allocators and caches fill once, and for five minutes the control
-server follows the instances of each resume, so that many receipts are in its memory from then on."""
+server follows the instances of each resume, so that their receipts are in its memory, too."""
 FILLED_WITH = 500
 """Kills and resumes of nobody before all else. SQLite keeps 2 MB of each file's pages; at the rate of this
 program the first eight minutes would go into filling that, at 0.4 MB a minute, which hides any leak."""
@@ -45,7 +45,9 @@ NOBODY = "agent://soak/fill/nobody"
 MOST = {"fds": 2.0, "threads": 0.5, "rss_mb": 3.0}
 "What a line may rise by from the end of the warm-up to the end, in units of each figure."
 PER_TEN_MINUTES = {"rss_mb": 6.0}
-"And per ten minutes, where it is a rate that is judged: what is remembered for a day (instances) is no leak."
+"""And per ten minutes, where it is a rate that is judged: what is remembered to a bound is no leak. Measured at
+39 kills a minute after five minutes: 4.3 MB. Some 1.6 KB are kept of each of 10,000 lifted orders, 14 KB of a
+resume that is followed, 1 KB of each instance for a day; the rest of the rate is not told apart here."""
 SIGNIFICANT = 4.0
 "A slope is one when it is so many times its standard error."
 _PATIENCE_S = 10.0
