@@ -104,8 +104,10 @@ def test_a_kill_whose_answer_died_with_the_server_is_asked_for_again_and_done_on
     server.kill()  # as good as before the answer: it is in the same transaction as the order
     server = ready(started)
     call(started.listener, started.data_dir, "POST", "/v1/mesh/resume", body)
-    again = call(started.listener, started.data_dir, "POST", "/v1/mesh/kill", body, "once")
-    assert again["kill_id"] == first["kill_id"]
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        call(started.listener, started.data_dir, "POST", "/v1/mesh/kill", body, "once")
+    with refused.value as again:
+        assert (again.code, first["kill_id"] in again.read().decode()) == (409, True)
     assert call(started.listener, started.data_dir, "GET", "/v1/mesh/kills")["kills"] == []
 
 
