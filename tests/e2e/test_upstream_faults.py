@@ -170,7 +170,16 @@ async def test_destinations_that_fail_cost_the_others_nothing(tmp_path, authorit
     arrivals: list[Arrival] = []
     async with (
         System(
-            tmp_path / "data", "--workers", "2", "--upstream-ca", str(authority.ca_file)
+            tmp_path / "data",
+            "--workers",
+            "2",
+            "--upstream-ca",
+            str(authority.ca_file),
+            # On a quick machine its callers, who begin anew each time, would be told to slow down.
+            "--limit",
+            "agent_handshakes=100000",
+            "--limit",
+            "agent_refusals=100000",
         ) as system,
         Origin(arrivals.append) as plain,
         Origin(arrivals.append, authority.server_context("localhost")) as tls,

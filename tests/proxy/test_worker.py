@@ -161,6 +161,8 @@ async def refused(port):
                 (await Wire.open(port)).close()
             except ConnectionRefusedError:
                 return
+            except ConnectionResetError:
+                pass  # it stood in the queue of the listener that was closed
             await asyncio.sleep(0.02)
 
 
