@@ -23,10 +23,10 @@ from click.core import ParameterSource
 from haltwire_cli import trust
 from haltwire_cli.failures import FAILED, NOT_ALLOWED, NOT_FOUND, USAGE, Failure
 from haltwire_cli.home import Endpoints, Home
+from haltwire_cli.listen import is_exposed
 from haltwire_cli.options import connection_options, server_url
 
 TIMEOUT_S = 10.0
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _EXIT_CODES = {400: USAGE, 401: NOT_ALLOWED, 403: NOT_ALLOWED, 404: NOT_FOUND, 422: USAGE}
 
 
@@ -264,11 +264,9 @@ def _checked_url(url: str) -> str:
     except click.BadParameter as error:
         error.param_hint = "'--url'"
         raise
-    parts = urlsplit(url)
-    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
-        click.echo(
-            f"haltwire: the key travels unencrypted to {parts.hostname}; use https.", err=True
-        )
+    if is_exposed(url):
+        host = urlsplit(url).hostname
+        click.echo(f"haltwire: the key travels unencrypted to {host}; use https.", err=True)
     return url
 
 

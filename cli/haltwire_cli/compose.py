@@ -22,9 +22,17 @@ from haltwire_cli.child import Child
 from haltwire_cli.config import KEEP
 from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints, Home
-from haltwire_cli.listen import ANYWHERE, Address, address_of, bind, is_loopback, url_of
+from haltwire_cli.listen import (
+    ANYWHERE,
+    Address,
+    address_of,
+    bind,
+    is_exposed,
+    is_loopback,
+    url_of,
+)
 from haltwire_cli.listener_tls import LOOK_S, Issued, ListenerTls, Published, keep
-from haltwire_cli.plans import ControlPlan, Plan, ProxyPlan, is_exposed
+from haltwire_cli.plans import ControlPlan, Plan, ProxyPlan
 from haltwire_cli.port import Port
 from haltwire_cli.supervisor import ChildFailedError, supervise
 

@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 _ADDRESS = re.compile(
     r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})"
 )
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"What a URL calls this machine by."
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 "What means every address of this machine, and the one that stands for it here."
 _LISTENING = "0A"
@@ -89,6 +92,12 @@ def address_of(listener: socket.socket) -> Address:
     """Where a socket really listens: its port is known once it is bound."""
     host, port = listener.getsockname()[:2]
     return Address(host, port)
+
+
+def is_exposed(url: str) -> bool:
+    """Whether what is said to a server there goes over a network, unencrypted."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and parts.hostname not in LOOPBACK
 
 
 def is_loopback(address: Address) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from haltwire_cli.certificates import Pair
 from haltwire_cli.listen import Address
@@ -65,12 +64,6 @@ class Remote:
     key: str = field(repr=False)
     ca_file: Path | None = None
     "Whom alone to take for it, when its URL is https; otherwise the system's roots say who it is."
-
-
-def is_exposed(url: str) -> bool:
-    """Whether what is said to a server there goes over a network, unencrypted."""
-    parts = urlsplit(url)
-    return parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)

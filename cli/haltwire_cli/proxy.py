@@ -11,7 +11,8 @@ import click
 from haltwire_cli.configuring import ConfiguredCommand
 from haltwire_cli.failures import Failure
 from haltwire_cli.home import Endpoints
-from haltwire_cli.plans import Plan, ProxyPlan, Remote, is_exposed
+from haltwire_cli.listen import is_exposed
+from haltwire_cli.plans import Plan, ProxyPlan, Remote
 from haltwire_cli.secret_files import KEY, secret_in, secret_in_variable
 from haltwire_cli.serving import (
     check_installation,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from haltwire_cli.api import LOOPBACK, Api
-from haltwire_cli.listen import Address
+from haltwire_cli.api import Api
+from haltwire_cli.listen import LOOPBACK, Address
 
 KEY_FILE, CA_FILE = "proxy.key", "ca.pem"
 

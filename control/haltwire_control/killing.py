@@ -9,6 +9,7 @@ from typing import Any
 
 from haltwire.wire.orders import DRAIN, HOLD
 from haltwire.wire.receipts import GONE, PROXY_PENDING, Receipt
+from haltwire.wire.selectors import Selector
 
 from haltwire_control import kills, lifetimes, notes, roster
 from haltwire_control.auth import new_id
@@ -92,15 +93,9 @@ class Killing:
         if isinstance(committed.outcome, Replayed):
             attempt = committed.outcome.attempt
             return await self._resumed_before(attempt, command, wait_s, arrived)
-        request = Request(
-            command.kill_id,
-            committed.outcome.selector,
-            RESUME,
-            command.reason,
-            command.actor.name,
-            moment,
-            committed.change.state.revision,
-            committed.durable,
+        revision = committed.change.state.revision
+        request = _request_of(
+            command, committed.outcome.selector, moment, revision, committed.durable
         )
         watch = self._lifting(request, committed.outcome, committed.change, arrived)
         return await self.proving.answer(watch, wait_s)
@@ -191,15 +186,8 @@ class Killing:
                 return receipt
         step = partial(kills.done_before, command=command, revision=int(revision))
         committed = await self._service.store.commit(step)
-        request = Request(
-            command.kill_id,
-            committed.outcome.selector,
-            RESUME,
-            command.reason,
-            command.actor.name,
-            attempt.at,
-            int(revision),
-            committed.durable,
+        request = _request_of(
+            command, committed.outcome.selector, attempt.at, int(revision), committed.durable
         )
         watch = self._lifting(request, committed.outcome, committed.change, arrived)
         return await self.proving.answer(watch, wait_s)
@@ -269,6 +257,21 @@ class Killing:
             # Nothing has changed that could be confirmed; the revision is that of another change.
             return Watch(request, peers, revision, arrived, told=True)
         return Watch(request, peers, revision, arrived, name_of_resume(revision))
+
+
+def _request_of(
+    command: Resume, selector: Selector, at: datetime, revision: int, durable: bool
+) -> Request:
+    return Request(
+        command.kill_id,
+        selector,
+        RESUME,
+        command.reason,
+        command.actor.name,
+        at,
+        revision,
+        durable,
+    )
 
 
 def _lifted_by(change: Change[Resumed]) -> str:

@@ -18,6 +18,7 @@ from sqlite_utils import Database, Migrations
 
 from haltwire_control.audit import EventRow
 from haltwire_control.ends import Ends
+from haltwire_control.idempotency import KEPT_MOST
 from haltwire_control.state import (
     Attempt,
     Key,
@@ -179,8 +180,6 @@ _TABLES: dict[type[Record], str] = {
     Note: "notes",
     Attempt: "attempts",
 }
-ATTEMPTS_KEPT = 10_000
-"Rows of `attempts`: as many as are remembered."
 _LONGEST_LEASE = "longest_lease_ms"
 _LIVE_ONLY = {"tokens": "revoked_at", "keys": "revoked_at", "proxies": "gone_at"}
 
@@ -213,7 +212,7 @@ def write(connection: sqlite3.Connection, record: Record) -> None:
     if isinstance(record, Attempt):
         connection.execute(
             "DELETE FROM attempts WHERE rowid <= (SELECT max(rowid) FROM attempts) - ?",
-            (ATTEMPTS_KEPT,),
+            (KEPT_MOST,),
         )
 
 

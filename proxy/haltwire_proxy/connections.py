@@ -13,12 +13,14 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 from haltwire.wire.names import AgentRef
 from haltwire.wire.receipts import InFlight
 
 from haltwire_proxy import sever, sides
 from haltwire_proxy.exchanges import Exchange, Load, exchange_facts
+from haltwire_proxy.faults import FailClosed
 from haltwire_proxy.identity import Identity
 from haltwire_proxy.sides import Side
 from haltwire_proxy.tally import Tallies, Tally
@@ -221,7 +223,9 @@ class Connections:
         for connection in connections:
             if connection.held or connection.severed:
                 continue
-            try:
+            with FailClosed(
+                "a connection could not be frozen: it is cut", partial(self.cut, [connection])
+            ):
                 connection.held = True
                 self.held[connection] = None
                 connection.residual = sides.on_the_way(connection.upstreams)
@@ -229,16 +233,15 @@ class Connections:
                 if not connection.stale:
                     _stop(connection)
                     _drop_unused(connection)
-            except Exception:
-                log.exception("a connection could not be frozen: it is cut")
-                self.cut([connection])
 
     def freeze_stale(self, connections: Iterable[Connection]) -> None:
         """The same at the end of the lease, which may be found out in the midst of anything, also of a write."""
         for connection in connections:
             if connection.stale or connection.severed:
                 continue
-            try:
+            with FailClosed(
+                "a connection could not be frozen: it is cut", partial(self.cut, [connection])
+            ):
                 connection.stale = True
                 self.stale[connection] = None
                 if connection.held:
@@ -246,38 +249,33 @@ class Connections:
                 _stop(connection)
                 if connection.on_freeze:
                     asyncio.get_running_loop().call_soon(_drop_unused, connection)
-            except Exception:
-                log.exception("a connection could not be frozen: it is cut")
-                self.cut([connection])
 
     def thaw(self, connections: Iterable[Connection]) -> None:
         """Let them go on: first what was under way, then the requests that waited."""
         for connection in connections:
             if not connection.held or connection.severed:
                 continue
-            try:
+            with FailClosed(
+                "a connection could not go on: it is cut", partial(self.cut, [connection])
+            ):
                 if sides.any_left(connection.upstreams):
                     self._lose(connection)
                 self.held.pop(connection, None)
                 connection.held = connection.lost = False
                 connection.residual = 0
                 self._go_on(connection)
-            except Exception:
-                log.exception("a connection could not go on: it is cut")
-                self.cut([connection])
 
     def thaw_stale(self, connections: Iterable[Connection]) -> None:
         """The same for those that the end of the lease has frozen; what an order holds stays held."""
         for connection in connections:
             if not connection.stale or connection.severed:
                 continue
-            try:
+            with FailClosed(
+                "a connection could not go on: it is cut", partial(self.cut, [connection])
+            ):
                 self.stale.pop(connection, None)
                 connection.stale = False
                 self._go_on(connection)
-            except Exception:
-                log.exception("a connection could not go on: it is cut")
-                self.cut([connection])
 
     @staticmethod
     def _go_on(connection: Connection) -> None:

@@ -6,7 +6,15 @@ import subprocess
 import sys
 
 import pytest
-from haltwire_cli.listen import Address, address_of, bind, holder_of, is_loopback, url_of
+from haltwire_cli.listen import (
+    Address,
+    address_of,
+    bind,
+    holder_of,
+    is_exposed,
+    is_loopback,
+    url_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -118,3 +126,18 @@ def test_where_there_is_no_proc_nobody_is_named(tmp_path):
 def test_an_address_that_cannot_be_used_is_named(address, because):
     with pytest.raises(OSError, match=because):
         bind(address, 10)
+
+
+@pytest.mark.parametrize(
+    ("url", "exposed"),
+    [
+        ("http://control.example:8081", True),
+        ("http://203.0.113.8", True),
+        ("https://control.example:8081", False),
+        ("http://127.0.0.1:8081", False),
+        ("http://[::1]:8081", False),
+        ("http://LOCALHOST:8081", False),
+    ],
+)
+def test_what_goes_over_a_network_unencrypted_is_exposed(url, exposed):
+    assert is_exposed(url) is exposed
